@@ -1,0 +1,41 @@
+// The catalogue on the CPU. Each family's methods are defined in the file of that name.
+#pragma once
+
+#include "cpu/thread_pool.h"
+#include "vitrine/kernels.h"
+
+namespace vitrine::cpu {
+
+class CpuKernels final : public Kernels {
+ public:
+  explicit CpuKernels(ThreadPool& pool) : pool_(pool) {}
+
+  void matmul(const Matmul& args) override;
+  void patch_embed_forward(const PatchEmbedForward& args) override;
+  void patch_embed_backward(const PatchEmbedBackward& args) override;
+  void tokens_forward(const TokensForward& args) override;
+  void tokens_backward(const TokensBackward& args) override;
+  void pool_forward(const PoolForward& args) override;
+  void pool_backward(const PoolBackward& args) override;
+  void residual_forward(const ResidualForward& args) override;
+  void residual_backward(const ResidualBackward& args) override;
+  void add(const Add& args) override;
+  void layer_norm_forward(const LayerNormForward& args) override;
+  void layer_norm_backward(const LayerNormBackward& args) override;
+  void activation_forward(const ActivationForward& args) override;
+  void activation_backward(const ActivationBackward& args) override;
+  void attention_forward(const AttentionForward& args) override;
+  void attention_backward(const AttentionBackward& args) override;
+  void per_head_linear_forward(const PerHeadLinearForward& args) override;
+  void per_head_linear_backward(const PerHeadLinearBackward& args) override;
+  void cross_entropy(const CrossEntropy& args) override;
+  void column_sum(const ColumnSum& args) override;
+  void sum_parts(const SumParts& args) override;
+  void gradient_norm(const GradientNorm& args) override;
+  void adamw(const AdamW& args) override;
+
+ private:
+  ThreadPool& pool_;
+};
+
+}  // namespace vitrine::cpu
