@@ -51,6 +51,9 @@ class Device {
 
   /// Throws OutOfMemory with what was asked, for what, and what is free.
   virtual Buffer allocate(std::size_t bytes, const std::string& what) = 0;
+  /// Host memory the device reads in place where it can, else a copy of it. The host memory must
+  /// outlive the buffer and not change.
+  virtual Buffer share(const void* host, std::size_t bytes, const std::string& what) = 0;
   /// Copies are ordered with the work submitted before and after them.
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const void* device, std::size_t bytes) = 0;

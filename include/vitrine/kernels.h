@@ -31,6 +31,7 @@ struct StepState {
 /// Running sums over the valid rows (label ≥ 0), added to by `cross_entropy`.
 struct Metrics {
   double loss = 0.0;         ///< sum of the rows' losses
+  double batch_loss = 0.0;   ///< the same, each times loss_scale: the sum of the batches' means
   std::int64_t samples = 0;  ///< valid rows
   std::int64_t top1 = 0;     ///< rows whose label has the largest logit
   std::int64_t top5 = 0;     ///< rows whose label is among the five largest

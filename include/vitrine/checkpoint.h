@@ -1,0 +1,59 @@
+// Checkpoints: a directory with config.json, model.safetensors, optimizer.safetensors and
+// trainer_state.json, written beside the others and made visible by one rename.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "vitrine/kernels.h"
+#include "vitrine/recipe.h"
+#include "vitrine/report.h"
+#include "vitrine/safetensors.h"
+
+namespace vitrine {
+
+/// Everything but tensors that a run needs to go on with the same bits.
+struct TrainerState {
+  std::int64_t step = 0;           ///< optimiser steps done, skipped ones included
+  std::int64_t epoch = 0;          ///< epochs done
+  std::int64_t step_in_epoch = 0;  ///< steps done in the running epoch
+  OptimizerState optimizer;
+  std::vector<Metrics> metrics;  ///< running sums of the epoch, by chunk
+  double epoch_seconds = 0;      ///< training time of the running epoch so far
+  double best_top1 = -1;
+  std::vector<EpochRecord> epochs;  ///< finished ones
+  std::vector<StepRecord> steps;    ///< the training curve
+};
+
+/// Flat buffers as the plan lays them out.
+struct Tensors {
+  std::vector<float> weights, first_moment, second_moment;
+};
+
+/// What a checkpoint directory says.
+struct Checkpoint {
+  std::filesystem::path directory;  ///< resolved
+  RunConfig config;
+  TrainerState state;
+};
+
+/// Writes RUN/step-N and points `names` ("last", "best") at it. A kill at any moment leaves the
+/// previous checkpoint whole. Checkpoints that no name points at any more are removed. IoError.
+void save_checkpoint(const std::filesystem::path& run, const RunConfig& config, const Plan& plan,
+                     const Tensors& tensors, const TrainerState& state,
+                     const std::vector<std::string>& names);
+
+/// `path` is a checkpoint, or a run (then its "last"). Throws BadInput.
+Checkpoint open_checkpoint(const std::filesystem::path& path);
+/// Weights from model.safetensors (or a lone .safetensors file) in the plan's layout; missing,
+/// unexpected and mis-shaped tensors are listed by name. Throws BadInput.
+std::vector<float> load_weights(const std::filesystem::path& file, const Plan& plan);
+Tensors load_tensors(const Checkpoint& checkpoint, const Plan& plan);
+
+/// Tensors of a flat buffer by name, for writing: "<prefix><name>".
+std::vector<SafetensorsTensor> named_tensors(const Plan& plan, const std::vector<float>& flat,
+                                             const std::string& prefix = "");
+
+}  // namespace vitrine

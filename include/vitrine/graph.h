@@ -1,0 +1,235 @@
+// The host-side graph: nodes are operations of the catalogue, values are what flows between them.
+//
+// Values are written once (SSA). `Graph::backward` appends the gradient nodes, which are nodes like
+// any other. A node that adds to an earlier result takes it as an input (the "addend") and the plan
+// lets both share storage.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vitrine/device.h"
+#include "vitrine/kernels.h"
+#include "vitrine/tensor.h"
+
+namespace vitrine {
+
+using ValueId = int;
+inline constexpr ValueId kNone = -1;  ///< an optional operand that is absent
+
+enum class ValueKind : std::uint8_t {
+  parameter,           ///< lives in the flat buffer of weights
+  parameter_gradient,  ///< lives in the flat buffer of gradients
+  row_input,           ///< given for each run, one entry a row of the batch
+  input,               ///< given for each run as a whole (the stored images)
+  constant,            ///< fixed numbers that belong to the graph (sin-cos positions)
+  activation           ///< lives in the arena
+};
+
+struct Value {
+  std::string name;
+  Shape shape;
+  DType dtype = DType::f32;
+  ValueKind kind = ValueKind::activation;
+  int parameter = -1;       ///< index into parameters(), for the two parameter kinds
+  std::int64_t offset = 0;  ///< elements from the parameter's start, for a slice of it
+  int producer = -1;        ///< node that writes it
+  bool keep = false;        ///< read after the run: stored for the whole batch, outside the arena
+  bool needs_gradient = false;
+  std::vector<float> constant;
+
+  std::int64_t bytes() const { return shape.elements() * size_of(dtype); }
+};
+
+/// A trained tensor. Gradients, moments and files know it by this name.
+struct Parameter {
+  std::string name;  ///< timm's, for example "blocks.0.attn.qkv.weight"
+  Shape shape;
+};
+
+/// What an operation costs: floating point operations, and bytes if every operand passes once.
+struct Cost {
+  double flops = 0;
+  double bytes = 0;
+};
+
+class Graph;
+struct Node;
+
+/// What a node's operands are bound to while it runs.
+class Operands {
+ public:
+  virtual ~Operands() = default;
+  virtual View<void> out(int i) const = 0;  ///< empty when absent
+  virtual ConstView<void> in(int i) const = 0;
+  virtual View<float> workspace() const = 0;
+  virtual const StepState* state() const = 0;
+  virtual Metrics* metrics() const = 0;
+  /// Whether gradients of parameters are added to what is there.
+  virtual bool accumulate() const = 0;
+  virtual const DeviceTraits& traits() const = 0;
+};
+
+/// One operation with its attributes.
+class Operation {
+ public:
+  virtual ~Operation() = default;
+  /// The method of `Kernels` that it calls, for example "layer_norm_forward".
+  virtual std::string name() const = 0;
+  virtual double flops(const Graph& graph, const Node& node) const = 0;
+  /// Appends the gradient nodes of `node` to the graph; see Graph::gradient.
+  virtual void gradient(Graph& graph, const Node& node) const;
+  /// (output, input) pairs that may share storage when the input is not used again, best first.
+  virtual std::vector<std::pair<int, int>> may_share() const { return {}; }
+  /// The input that output 0 is added to, or -1. The plan makes them share, by a copy if need be.
+  virtual int addend() const { return -1; }
+  /// The same operation on the window's tokens only; nullptr when rows are not independent.
+  virtual std::shared_ptr<const Operation> windowed(const TokenWindow&) const { return nullptr; }
+  /// Floats of scratch memory for this node.
+  virtual std::int64_t workspace(const Graph&, const Node&, const DeviceTraits&) const { return 0; }
+  virtual void run(Kernels& kernels, const Operands& operands) const = 0;
+};
+
+enum class Phase : std::uint8_t { forward, backward };
+
+struct Node {
+  std::shared_ptr<const Operation> operation;
+  std::string name;  ///< place in the model, for example "blocks.0.norm1"
+  Phase phase = Phase::forward;
+  std::vector<ValueId> inputs, outputs;
+};
+
+class Graph {
+ public:
+  /// A graph for evaluation (`training` false) keeps nothing for a backward part.
+  explicit Graph(bool training = true) : training_(training) {}
+  bool training() const { return training_; }
+
+  // Building the forward part ------------------------------------------------------------------
+  ValueId parameter(const std::string& name, const Shape& shape);
+  /// Part of a parameter: `shape` elements from element `offset` on.
+  ValueId slice(ValueId parameter, std::int64_t offset, const Shape& shape);
+  ValueId input(const std::string& name, const Shape& shape, DType dtype, ValueKind kind);
+  ValueId constant(const std::string& name, const Shape& shape, std::vector<float> numbers);
+  /// Appends a node. `outputs` are given by name and shape; an empty name means absent.
+  /// Returns the outputs' ids.
+  std::vector<ValueId> append(std::shared_ptr<const Operation> operation, const std::string& name,
+                              const std::vector<ValueId>& inputs,
+                              const std::vector<std::pair<std::string, Shape>>& outputs);
+  /// A value that a node will write; see append_to.
+  ValueId activation_value(const std::string& name, const Shape& shape);
+  /// Appends a node that writes the given values.
+  void append_to(std::shared_ptr<const Operation> operation, const std::string& name,
+                 const std::vector<ValueId>& inputs, const std::vector<ValueId>& outputs);
+  void keep(ValueId value) { values_.at(value).keep = true; }
+  void require_gradient(ValueId value) { values_.at(value).needs_gradient = true; }
+
+  // Gradients ----------------------------------------------------------------------------------
+  /// Appends the nodes that compute the gradient of every parameter.
+  void backward(ValueId loss);
+  /// The gradient found so far for a value, kNone before the first contribution.
+  ValueId gradient(ValueId value) const { return gradients_.at(value); }
+  /// Makes `gradient` the value's gradient: the sum of all contributions so far.
+  void set_gradient(ValueId value, ValueId gradient) { gradients_.at(value) = gradient; }
+  /// Adds one more contribution, by an `add` node where there is one already.
+  void add_gradient(ValueId value, ValueId contribution);
+  /// The place where a parameter's (or slice's) gradient is written; kNone stays kNone.
+  ValueId parameter_gradient(ValueId parameter);
+
+  // Reading ------------------------------------------------------------------------------------
+  const std::vector<Node>& nodes() const { return nodes_; }
+  const std::vector<Value>& values() const { return values_; }
+  const Value& value(ValueId id) const { return values_.at(id); }
+  const Shape& shape(ValueId id) const { return values_.at(id).shape; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  std::int64_t parameter_count() const;
+  /// Id of the value of that name, kNone when there is none.
+  ValueId find(const std::string& name) const;
+  Cost cost(const Node& node) const;
+  /// Nodes that read a value.
+  std::vector<int> consumers(ValueId value) const;
+
+ private:
+  ValueId add_value(Value value);
+
+  std::vector<Value> values_;
+  std::vector<Node> nodes_;
+  std::vector<Parameter> parameters_;
+  std::vector<ValueId> gradients_;
+  Phase phase_ = Phase::forward;
+  bool training_ = true;
+};
+
+// Operations -------------------------------------------------------------------------------------
+// Each checks its operands and throws BadInput naming the node, the sizes found and expected.
+
+struct PatchEmbedOptions {
+  std::int64_t channels = 0, height = 0, width = 0, patch_size = 0;
+  std::int64_t source_height = 0, source_width = 0;
+};
+/// images [N, C, h, w] (u8 or f32), rows [B], mean and std [C] → patches [B, P, C·p·p]
+ValueId patch_embed(Graph& graph, const std::string& name, ValueId images, ValueId rows,
+                    ValueId mean, ValueId std, const PatchEmbedOptions& options);
+
+/// x [..., K] · weight [N, K]ᵀ + bias [N] → [..., N]
+ValueId linear(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias);
+
+/// x [B, T, H·d] → [B, T, parts·H·d] by weight [parts, H, d, d], bias [parts, H, d]
+ValueId per_head_linear(Graph& graph, const std::string& name, ValueId x, ValueId weight,
+                        ValueId bias);
+
+/// patches [B, P, D] → x [B, T, D]
+ValueId tokens(Graph& graph, const std::string& name, ValueId patches, ValueId class_token,
+               ValueId position, ClassToken place, Dropout dropout);
+
+/// x [B, T, D] → [B, D], the mean of the window's tokens
+ValueId pool(Graph& graph, const std::string& name, ValueId x, TokenWindow window);
+
+/// x + drop_path(dropout(branch))
+ValueId residual(Graph& graph, const std::string& name, ValueId x, ValueId branch, Dropout dropout,
+                 Dropout drop_path, TokenWindow window);
+
+ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias,
+                   float eps);
+
+/// dropout(f(x + bias))
+ValueId activation(Graph& graph, const std::string& name, ValueId x, ValueId bias,
+                   ActivationKind kind, Dropout dropout, TokenWindow window);
+
+/// qkv [B, T, 3·H·d] → [B, T, H·d]; kv is kNone. Or q [B, Tq·…, H·d] and kv [B, T, 2·H·d].
+struct AttentionValues {
+  ValueId out = kNone, log_sum_exp = kNone, probabilities = kNone;
+};
+AttentionValues attention(Graph& graph, const std::string& name, ValueId qkv, ValueId kv,
+                          std::int64_t heads, TokenWindow window, Dropout dropout,
+                          bool keep_probabilities);
+
+/// logits [B, K], labels [B] → loss [B]; dlogits when training.
+struct LossOptions {
+  float label_smoothing = 0.0f;
+  bool head_softmax = false;
+  bool probabilities = false;
+};
+struct LossValues {
+  ValueId loss = kNone, dlogits = kNone, probabilities = kNone;
+};
+LossValues cross_entropy(Graph& graph, const std::string& name, ValueId logits, ValueId labels,
+                         const LossOptions& options);
+
+/// a + b
+ValueId add(Graph& graph, const std::string& name, ValueId a, ValueId b);
+
+// Passes: from graph to graph, on the forward part, before `backward` ---------------------------
+
+/// layer_norm(residual(x, branch)) becomes one operation.
+Graph fuse_residual_norm(const Graph& graph);
+
+/// Work on tokens that nobody reads is dropped: with class-token pooling the last block needs all
+/// tokens for keys and values only. Exact.
+Graph prune_unread_tokens(const Graph& graph);
+
+}  // namespace vitrine

@@ -1,0 +1,64 @@
+// Weights, moments and their update; learning-rate schedules.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "vitrine/device.h"
+#include "vitrine/plan.h"
+
+namespace vitrine {
+
+enum class OptimizerKind : std::uint8_t { adam, adamw };
+enum class ScheduleKind : std::uint8_t { constant, cosine };
+
+struct OptimizerConfig {
+  OptimizerKind kind = OptimizerKind::adamw;
+  double weight_decay = 0.05;
+  bool decay_all = false;  ///< also biases, norms, class token and positions
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+  double clip_norm = 0.0;  ///< 0: no clipping
+};
+
+/// Linear warm-up from `warmup_lr`, then constant or half a cosine down to `min_lr`
+/// (Loshchilov and Hutter 2017, arXiv:1608.03983).
+struct Schedule {
+  ScheduleKind kind = ScheduleKind::cosine;
+  double lr = 1e-3, min_lr = 0.0, warmup_lr = 1e-6;
+  std::int64_t warmup_steps = 0, total_steps = 1;
+  double at(std::int64_t step) const;
+};
+
+/// Whether timm would decay this parameter: no for biases, norms, class token and positions.
+bool decays_by_default(const Parameter& parameter);
+
+/// The flat buffers of one model on a device.
+class Optimizer {
+ public:
+  Optimizer(Device& device, const Plan& plan, const OptimizerConfig& config);
+
+  const float* weights() const { return weights_.as<float>(); }
+  /// Norm of the gradients, clipping, update; skips the step when the norm is not finite.
+  void update(const float* gradients, const StepState* state);
+  OptimizerState state() const;
+
+  // Whole flat buffers, for files.
+  std::vector<float> download_weights() const { return download(weights_); }
+  std::vector<float> download_first_moment() const { return download(first_moment_); }
+  std::vector<float> download_second_moment() const { return download(second_moment_); }
+  void upload_weights(const std::vector<float>& numbers);
+  void upload_moments(const std::vector<float>& first, const std::vector<float>& second,
+                      const OptimizerState& state);
+
+ private:
+  std::vector<float> download(const Buffer& buffer) const;
+
+  Device& device_;
+  OptimizerConfig config_;
+  std::int64_t elements_;
+  std::int64_t num_regions_ = 0;
+  Buffer weights_, first_moment_, second_moment_, regions_, state_;
+};
+
+}  // namespace vitrine

@@ -1,0 +1,78 @@
+// How a model is trained: data, batches, optimiser, schedule. Presets bind model and recipe.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "vitrine/dataset.h"
+#include "vitrine/optimizer.h"
+#include "vitrine/vit.h"
+
+namespace vitrine {
+
+/// What an epoch's loss is the mean of.
+enum class LossAverage : std::uint8_t { samples, batches };
+
+/// Keys are timm's flag names with underscores.
+struct Recipe {
+  std::string dataset = "digits";
+  std::string data_dir = "data";
+  std::vector<float> mean, std;  ///< empty: mean 0, std 1
+  double hflip = 0.0;
+  std::vector<double> scale = {1.0, 1.0};
+  std::vector<double> ratio = {3.0 / 4.0, 4.0 / 3.0};
+  std::int64_t batch_size = 128;
+  std::int64_t grad_accum_steps = 1;
+  std::int64_t epochs = 10;
+  std::int64_t max_steps = 0;            ///< 0: no limit
+  std::int64_t checkpoint_interval = 0;  ///< steps; 0: after every epoch
+  std::int64_t log_interval = 50;
+  std::uint64_t seed = 42;
+  bool drop_last = false;
+  OptimizerKind opt = OptimizerKind::adamw;
+  double lr = 1e-3, min_lr = 0.0, warmup_lr = 1e-6;
+  double warmup_epochs = 0;
+  ScheduleKind sched = ScheduleKind::cosine;
+  double weight_decay = 0.05;
+  bool weight_decay_all = false;
+  double beta1 = 0.9, beta2 = 0.999, opt_eps = 1e-8;
+  double clip_grad = 0.0;
+  double smoothing = 0.0;
+  LossAverage loss_average = LossAverage::samples;
+
+  bool operator==(const Recipe&) const = default;
+};
+
+struct RunConfig {
+  VitConfig model;
+  Recipe recipe;
+  std::string preset;                    ///< empty: none
+  std::vector<std::string> class_names;  ///< from the data set; id2label in config.json
+};
+
+/// Names of the presets, each with one line about it.
+struct PresetInfo {
+  std::string name, summary;
+};
+std::vector<PresetInfo> presets();
+/// Throws BadInput naming the nearest known preset.
+RunConfig preset(const std::string& name);
+
+/// Reads keys of model and recipe; keys that are absent keep their value. `source` (a file name)
+/// opens every message. HuggingFace's keys without effect here are accepted; any other unknown key
+/// is an error that names the nearest known one.
+void read_json(const nlohmann::json& json, const std::string& source, RunConfig& config);
+void read_json_file(const std::string& path, RunConfig& config);
+/// The model alone, with the class names as id2label: a checkpoint's config.json.
+nlohmann::ordered_json model_json(const RunConfig& config);
+nlohmann::ordered_json recipe_json(const Recipe& recipe);
+/// Both, and the preset's name: a run's config.json.
+nlohmann::ordered_json to_json(const RunConfig& config);
+
+void validate(const Recipe& recipe, const std::string& source);
+OptimizerConfig optimizer_config(const Recipe& recipe);
+Transform transform(const Recipe& recipe, std::int64_t channels);
+
+}  // namespace vitrine

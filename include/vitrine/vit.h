@@ -1,0 +1,109 @@
+// The Vision Transformer: its configuration, its graph, its initial weights.
+//
+//   Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv:2010.11929
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "vitrine/graph.h"
+#include "vitrine/plan.h"
+
+namespace vitrine {
+
+enum class Pool : std::uint8_t { token, mean };
+enum class PoolNorm : std::uint8_t { before, after };  ///< norm then pool, or pool then norm
+enum class NormOrder : std::uint8_t { pre, post, d2l };
+enum class QkvLayout : std::uint8_t { dense, per_head };
+enum class Position : std::uint8_t { learned, sincos1d, sincos2d, none };
+
+/// How weights start.
+enum class Initialization : std::uint8_t {
+  torch,          ///< nn.Linear's default: weight and bias U(−1/√fan_in, 1/√fan_in)
+  torch_encoder,  ///< as nn.TransformerEncoderLayer: qkv Xavier uniform, attention biases 0
+  normal,         ///< N(0, initializer_range), biases 0
+  trunc_normal,   ///< the same, truncated at ±2, biases 0
+  timm            ///< trunc_normal for linear layers, nn.Conv2d's default for the patch projection
+};
+/// How class token and positions start.
+enum class EmbeddingInitialization : std::uint8_t {
+  uniform,       ///< U[0, 1)
+  normal,        ///< N(0, 1)
+  trunc_normal,  ///< truncated normal of initializer_range
+  timm           ///< class token N(0, 1e-6), positions truncated normal 0.02
+};
+
+/// Keys of config.json: HuggingFace's where they exist, our own otherwise.
+struct VitConfig {
+  std::int64_t image_height = 224, image_width = 224;  ///< image_size: one number or [H, W]
+  std::int64_t patch_size = 16;
+  std::int64_t num_channels = 3;
+  std::int64_t hidden_size = 768;
+  std::int64_t num_hidden_layers = 12;
+  std::int64_t num_attention_heads = 12;
+  std::int64_t intermediate_size = 3072;
+  std::int64_t num_classes = 1000;
+  ActivationKind hidden_act = ActivationKind::gelu_erf;  ///< gelu, gelu_tanh, relu
+  double hidden_dropout_prob = 0.0;
+  double attention_probs_dropout_prob = 0.0;
+  double activation_dropout_prob = 0.0;  ///< inside the MLP
+  double embedding_dropout_prob = -1.0;  ///< after the positions; −1: hidden_dropout_prob
+  double drop_path_rate = 0.0;           ///< of the last block; rises linearly from 0
+  double layer_norm_eps = 1e-6;
+  double initializer_range = 0.02;
+  bool qkv_bias = true, proj_bias = true, patch_bias = true;
+  bool final_norm = true;
+  bool output_projection = true;
+  bool head_softmax = false;  ///< softmax before the cross-entropy, as the tutorial has it
+  ClassToken class_token = ClassToken::first;
+  Pool pool = Pool::token;
+  PoolNorm pool_norm = PoolNorm::before;
+  NormOrder norm_order = NormOrder::pre;
+  QkvLayout qkv_layout = QkvLayout::dense;
+  Position position = Position::learned;
+  std::int64_t position_rows = 0;  ///< rows of the learned table; 0: as many as tokens
+  Initialization init = Initialization::timm;
+  EmbeddingInitialization embedding_init = EmbeddingInitialization::timm;
+  bool patch_init_normal = false;  ///< patch projection N(0, 1) whatever `init` says
+
+  std::int64_t patches() const { return (image_height / patch_size) * (image_width / patch_size); }
+  std::int64_t tokens() const { return patches() + (class_token == ClassToken::none ? 0 : 1); }
+  bool operator==(const VitConfig&) const = default;
+};
+
+/// Throws BadInput "SOURCE: key: found, expected" when sizes contradict each other.
+void validate(const VitConfig& config, const std::string& source);
+
+/// What else the graph depends on.
+struct VitOptions {
+  std::int64_t rows = 1;  ///< images in one chunk
+  bool training = true;   ///< dropout and backward
+  DType images = DType::u8;
+  std::int64_t source_height = 0, source_width = 0;  ///< of the stored images; 0: the model's
+  std::int64_t stored_images = 1;                    ///< N of the stored images
+  std::vector<float> mean, std;                      ///< per channel; empty: 0 and 1
+  float label_smoothing = 0.0f;
+  bool probabilities = false;  ///< keep softmax(logits)
+  bool image_gradient = false;
+  bool fuse_residual_norm = true, prune_last_block = true;
+};
+
+/// Values are found by name: inputs "images", "rows", "labels"; kept "logits", "probabilities".
+Graph build_vit(const VitConfig& config, const VitOptions& options);
+
+/// A plan for a batch of `batch` images, chunks chosen for the device.
+Plan plan_vit(const VitConfig& config, VitOptions options, std::int64_t batch,
+              const DeviceTraits& traits);
+
+/// The flat buffer of weights, laid out as `plan` says. Each tensor's numbers are a function of
+/// (seed, its name).
+std::vector<float> initial_weights(const VitConfig& config, const Plan& plan, std::uint64_t seed);
+
+/// Fixed positions [tokens, D]. 1-D: interleaved sine and cosine (Vaswani et al. 2017,
+/// arXiv:1706.03762). 2-D: [sin ωy | cos ωy | sin ωx | cos ωx], ω_k = 10000^(−4k/D), as MoCo v3
+/// (arXiv:2104.02057) has it; the class token's row is zero.
+std::vector<float> sincos_positions(const VitConfig& config);
+
+}  // namespace vitrine

@@ -1,0 +1,28 @@
+// The commands of the program. Each adds itself to the parser and returns what to run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <functional>
+
+namespace vitrine {
+
+/// Set by Ctrl-C: the running step is finished, a checkpoint written, and the program exits 130.
+extern std::atomic<bool> interrupted;
+
+/// Exit code of a program that Ctrl-C ended.
+inline constexpr int kInterrupted = 130;
+
+/// Adds the command; the returned function runs it and gives the exit code.
+using Command = std::function<int()>;
+Command add_train(CLI::App& app);
+Command add_eval(CLI::App& app);
+Command add_predict(CLI::App& app);
+Command add_inspect(CLI::App& app);
+Command add_data(CLI::App& app);
+Command add_step(CLI::App& app);
+
+/// Parses and runs; errors become one line on stderr and the exit code.
+int run_program(int argc, const char* const* argv);
+
+}  // namespace vitrine

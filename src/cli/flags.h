@@ -1,0 +1,32 @@
+// Flags of the command line: every key of config.json is one, spelled with dashes.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "vitrine/recipe.h"
+
+namespace vitrine {
+
+/// What the flags that set keys of config.json were given; filled while CLI11 parses.
+class ConfigFlags {
+ public:
+  /// Adds --preset, --config and a flag for each key to `command`.
+  void add_to(CLI::App& command);
+
+  /// Preset, then --config, then flags. `base` is what they start from.
+  RunConfig resolve(const RunConfig& base = {}) const;
+  /// The flags only, on top of what a checkpoint says.
+  void override(RunConfig& config) const;
+  bool has_model() const { return !preset_.empty() || !config_file_.empty(); }
+
+ private:
+  void add_key(CLI::App& command, const std::string& key, bool is_flag, const std::string& group);
+
+  std::string preset_, config_file_;
+  nlohmann::json overrides_ = nlohmann::json::object();
+};
+
+}  // namespace vitrine

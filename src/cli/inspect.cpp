@@ -1,0 +1,163 @@
+// vitrine inspect: what a model is and what it needs, before anything is allocated.
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "cli/progress.h"
+#include "vitrine/checkpoint.h"
+
+namespace vitrine {
+namespace {
+
+struct Options {
+  ConfigFlags flags;
+  std::string checkpoint, device = "auto";
+  int threads = 0;
+  bool json = false, operations = false, tensors = false;
+};
+
+constexpr std::int64_t kBatchLimit = 1 << 20;
+
+void list_presets() {
+  std::printf("Presets (vitrine inspect --preset NAME tells more):\n");
+  for (const PresetInfo& info : presets()) {
+    std::printf("  %-26s %s\n", info.name.c_str(), info.summary.c_str());
+  }
+}
+
+std::int64_t largest_batch(const RunConfig& config, const DeviceTraits& traits, int workers) {
+  return largest_that_fits(kBatchLimit, [&](std::int64_t batch) {
+    const Plan plan = plan_vit(config.model, {}, batch, traits);
+    return plan.memory(workers).total() <= traits.memory;
+  });
+}
+
+void print_operations(const Plan& plan) {
+  std::printf("\n%-28s %-28s %-18s %10s %12s  %s\n", "place", "operation", "output", "MFLOP",
+              "bytes", "storage");
+  for (const PlanStep& step : plan.steps()) {
+    const Node& node = plan.graph().nodes()[step.node];
+    const Cost cost = plan.graph().cost(node);
+    const ValueId out = node.outputs[0];
+    const bool in_arena = out != kNone && plan.location(out).place == Place::arena;
+    std::printf(
+        "%-28s %-28s %-18s %10.3f %12.0f  %s\n", node.name.c_str(), node.operation->name().c_str(),
+        out == kNone ? "" : plan.graph().shape(out).str().c_str(), cost.flops * 1e-6, cost.bytes,
+        in_arena ? ("arena+" + std::to_string(plan.location(out).offset)).c_str() : "");
+  }
+}
+
+void print_tensors(const Plan& plan) {
+  std::printf("\n");
+  for (const Parameter& parameter : plan.graph().parameters()) {
+    std::printf("%-36s %-22s %12s\n", parameter.name.c_str(), parameter.shape.str().c_str(),
+                format_count(parameter.shape.elements()).c_str());
+  }
+}
+
+nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
+                                   const MemoryReport& memory, std::int64_t batch,
+                                   std::int64_t largest, double forward_flops) {
+  return {{"parameters", plan.graph().parameter_count()},
+          {"tensors", plan.graph().parameters().size()},
+          {"tokens", config.model.tokens()},
+          {"forward_flops_per_image", forward_flops},
+          {"training_flops_per_image", plan.cost().flops / static_cast<double>(batch)},
+          {"batch_size", batch},
+          {"chunks", plan.chunking().count},
+          {"chunk_rows", plan.chunking().rows},
+          {"operations", plan.steps().size()},
+          {"memory",
+           {{"weights", memory.weights},
+            {"gradients", memory.gradients},
+            {"moments", memory.moments},
+            {"activations", memory.activations},
+            {"outputs", memory.outputs},
+            {"total", memory.total()}}},
+          {"largest_batch", largest}};
+}
+
+void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& memory,
+                const Device& device, std::int64_t largest, double forward_flops) {
+  const VitConfig& m = config.model;
+  const Chunking& chunking = plan.chunking();
+  auto number = [](std::int64_t n) { return format_count(n); };
+  auto bytes = [](std::int64_t n) { return format_bytes(static_cast<double>(n)); };
+  auto row = [](const char* key, const std::string& value) {
+    std::printf("%-22s %s\n", key, value.c_str());
+  };
+  char flops[96];
+  std::snprintf(flops, sizeof flops, "%.3f GFLOP forward, %.3f GFLOP a training step",
+                forward_flops * 1e-9,
+                plan.cost().flops / static_cast<double>(chunking.batch) * 1e-9);
+  row("model", config.preset.empty() ? "vit" : config.preset);
+  row("image", number(m.image_height) + "x" + number(m.image_width) + "x" + number(m.num_channels) +
+                   ", patch " + number(m.patch_size) + ", " + number(m.tokens()) + " tokens");
+  row("width, blocks, heads", number(m.hidden_size) + ", " + number(m.num_hidden_layers) + ", " +
+                                  number(m.num_attention_heads));
+  row("parameters", number(plan.graph().parameter_count()) + " in " +
+                        number(static_cast<std::int64_t>(plan.graph().parameters().size())) +
+                        " tensors");
+  row("work an image", flops);
+  row("plan", number(static_cast<std::int64_t>(plan.steps().size())) + " operations, batch " +
+                  number(chunking.batch) + " in " + number(chunking.count) + " chunks of " +
+                  number(chunking.rows) + ", " + number(chunking.lanes) + " gradient lanes");
+  row("memory: weights", bytes(memory.weights));
+  row("        gradients", bytes(memory.gradients));
+  row("        moments", bytes(memory.moments));
+  row("        activations", bytes(memory.activations));
+  row("        other", bytes(memory.outputs));
+  row("        total", bytes(memory.total()) + " of " + bytes(device.traits().memory) + " on " +
+                           device.traits().name);
+  row("largest batch", largest >= kBatchLimit ? "over " + number(kBatchLimit) : number(largest));
+}
+
+int inspect(const Options& options) {
+  RunConfig config;
+  if (!options.checkpoint.empty()) {
+    config = open_checkpoint(options.checkpoint).config;
+    options.flags.override(config);
+  } else if (options.flags.has_model()) {
+    config = options.flags.resolve();
+  } else {
+    list_presets();
+    return 0;
+  }
+  const std::unique_ptr<Device> device = make_device(options.device, options.threads);
+  const std::int64_t batch = config.recipe.batch_size;
+  const Plan plan = plan_vit(config.model, {}, batch, device->traits());
+  const MemoryReport memory = plan.memory(device->workers());
+  const std::int64_t largest = largest_batch(config, device->traits(), device->workers());
+  // The published figure of a model counts every token; so does this one.
+  const Plan whole =
+      plan_vit(config.model, {.training = false, .prune_last_block = false}, 1, device->traits());
+  const double forward_flops = whole.forward_flops();
+  if (options.json) {
+    const auto document = to_document(config, plan, memory, batch, largest, forward_flops);
+    std::printf("%s\n", document.dump(2).c_str());
+    return 0;
+  }
+  print_text(config, plan, memory, *device, largest, forward_flops);
+  if (options.tensors) print_tensors(plan);
+  if (options.operations) print_operations(plan);
+  return 0;
+}
+
+}  // namespace
+
+Command add_inspect(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "inspect", "Parameters, FLOPs, memory plan, largest batch; without a model: the presets");
+  options->flags.add_to(*command);
+  command->add_option("--checkpoint", options->checkpoint, "a run or a checkpoint");
+  command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
+  command->add_option("--threads", options->threads, "threads of the CPU device [all]");
+  command->add_flag("--operations", options->operations, "list every operation of the plan");
+  command->add_flag("--tensors", options->tensors, "list every parameter tensor");
+  command->add_flag("--json", options->json, "as JSON");
+  return [options] { return inspect(*options); };
+}
+
+}  // namespace vitrine

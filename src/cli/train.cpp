@@ -1,0 +1,217 @@
+// vitrine train: from data to checkpoints and a report.
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "cli/progress.h"
+#include "io/files.h"
+#include "vitrine/trainer.h"
+
+namespace vitrine {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  ConfigFlags flags;
+  std::string output, resume, device = "auto";
+  int threads = 0;
+  bool json = false;
+};
+
+/// Prints what happens: a bar on a terminal, lines in a pipe, JSON lines with --json.
+class Console final : public TrainObserver {
+ public:
+  Console(bool json, std::int64_t epochs)
+      : json_(json), epochs_(epochs), progress_(stderr, isatty(STDERR_FILENO) != 0) {}
+
+  void on_epoch_begin(std::int64_t epoch, std::int64_t images) override {
+    if (json_) return;
+    progress_.begin("Epoch " + std::to_string(epoch) + "/" + std::to_string(epochs_), images);
+  }
+
+  void on_step(std::int64_t images) override {
+    if (!json_) progress_.update(images, status_);
+  }
+
+  void on_log(std::int64_t images, const StepRecord& record, double top1,
+              std::int64_t skipped) override {
+    if (json_) return;
+    char status[96];
+    std::snprintf(status, sizeof status, "loss %.4f  top-1 %.2f %%", record.loss, 100 * top1);
+    status_ = status;
+    if (skipped > 0) status_ += "  skipped " + std::to_string(skipped);
+    progress_.update(images, status_, /*line=*/true);
+  }
+
+  void on_epoch_end(const EpochRecord& r, bool best) override {
+    if (json_) {
+      const nlohmann::ordered_json line = {{"epoch", r.epoch},
+                                           {"step", r.step},
+                                           {"train_loss", r.train_loss},
+                                           {"train_top1", r.train_top1},
+                                           {"test_loss", r.test_loss},
+                                           {"test_top1", r.test_top1},
+                                           {"test_top5", r.test_top5},
+                                           {"learning_rate", r.learning_rate},
+                                           {"images_per_second", r.images_per_second},
+                                           {"skipped_steps", r.skipped_steps}};
+      std::printf("%s\n", line.dump().c_str());
+      std::fflush(stdout);
+      return;
+    }
+    char line[224];
+    std::snprintf(line, sizeof line,
+                  "Epoch %lld/%lld loss: %.4f  test loss %.4f  top-1 %.2f %%  top-5 %.2f %%  "
+                  "%s images/s  %s%s%s",
+                  static_cast<long long>(r.epoch), static_cast<long long>(epochs_), r.train_loss,
+                  r.test_loss, 100 * r.test_top1, 100 * r.test_top5,
+                  format_count(std::llround(r.images_per_second)).c_str(),
+                  format_duration(r.seconds).c_str(), best ? "  *" : "",
+                  r.skipped_steps > 0
+                      ? ("  skipped " + std::to_string(r.skipped_steps) + " steps").c_str()
+                      : "");
+    progress_.end(line);
+  }
+
+ private:
+  bool json_;
+  std::int64_t epochs_;
+  std::string status_;
+  Progress progress_;
+};
+
+// runs/<preset>, runs/<preset>-2, …: the first that holds no run.
+fs::path default_output(const RunConfig& config) {
+  const std::string base = config.preset.empty() ? "vit" : config.preset;
+  fs::path path = fs::path("runs") / base;
+  for (int i = 2; fs::exists(path); ++i) path = fs::path("runs") / (base + "-" + std::to_string(i));
+  return path;
+}
+
+void create_output(const fs::path& output) {
+  if (fs::is_symlink(output / "last")) {
+    throw BadInput("--output: found a run in " + output.string() +
+                   ", expected an empty directory (or continue it with --resume " +
+                   output.string() + ")");
+  }
+  std::error_code error;
+  fs::create_directories(output, error);
+  if (error) throw IoError(output.string() + ": cannot create: " + error.message());
+}
+
+// --epochs 0 needs no data: the untrained model as a checkpoint.
+int write_untrained(const RunConfig& config, const fs::path& output, const DeviceTraits& traits) {
+  create_output(output);
+  const Plan plan = plan_vit(config.model, {.training = false}, 1, traits);
+  const std::vector<float> zeros(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
+  const Tensors tensors{.weights = initial_weights(config.model, plan, config.recipe.seed),
+                        .first_moment = zeros,
+                        .second_moment = zeros};
+  save_checkpoint(output, config, plan, tensors, {}, {"last"});
+  std::printf("Untrained checkpoint: %s\n", (output / "last").c_str());
+  return 0;
+}
+
+void print_header(const RunConfig& config, const Trainer& trainer, const Device& device,
+                  const Dataset& train, const Dataset& test, const fs::path& output) {
+  const VitConfig& m = config.model;
+  const Chunking& chunking = trainer.plan().chunking();
+  std::printf("Using device: %s (%d thread%s)\n", device.traits().name.c_str(), device.workers(),
+              device.workers() == 1 ? "" : "s");
+  std::printf(
+      "Model: %s, %s parameters, %lldx%lldx%lld, patch %lld, %lld tokens, width %lld, "
+      "%lld blocks, %lld heads\n",
+      config.preset.empty() ? "vit" : config.preset.c_str(),
+      format_count(trainer.plan().graph().parameter_count()).c_str(),
+      static_cast<long long>(m.image_height), static_cast<long long>(m.image_width),
+      static_cast<long long>(m.num_channels), static_cast<long long>(m.patch_size),
+      static_cast<long long>(m.tokens()), static_cast<long long>(m.hidden_size),
+      static_cast<long long>(m.num_hidden_layers), static_cast<long long>(m.num_attention_heads));
+  std::printf("Data: %s, %s training and %s test images, %lld classes\n", train.name.c_str(),
+              format_count(train.size()).c_str(), format_count(test.size()).c_str(),
+              static_cast<long long>(train.num_classes()));
+  std::printf("Plan: batch %lld in %lld chunk%s of %lld, %s in all\n",
+              static_cast<long long>(chunking.batch), static_cast<long long>(chunking.count),
+              chunking.count == 1 ? "" : "s", static_cast<long long>(chunking.rows),
+              format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
+  std::printf("Output: %s\n", output.c_str());
+  std::fflush(stdout);
+}
+
+int finish(const Options& options, const RunConfig& config, Trainer& trainer, Device& device,
+           const Dataset& test, const fs::path& output, TrainOutcome outcome) {
+  const EvaluationResult result = trainer.evaluate(/*details=*/true);
+  write_file(output / "report.html",
+             render_report(make_report(config, trainer, test, result, device.traits())));
+  if (!options.json) {
+    std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);
+    std::printf("Checkpoint: %s\nReport: %s\n", (output / "last").c_str(),
+                (output / "report.html").c_str());
+  }
+  if (outcome != TrainOutcome::interrupted) return 0;
+  std::fprintf(stderr, "Interrupted. Continue with: vitrine train --resume %s\n", output.c_str());
+  return kInterrupted;
+}
+
+int train(const Options& options) {
+  RunConfig config;
+  std::optional<Checkpoint> checkpoint;
+  fs::path output = options.output;
+  if (!options.resume.empty()) {
+    if (options.flags.has_model()) {
+      throw BadInput("--resume: found --preset or --config beside it, expected neither");
+    }
+    checkpoint = open_checkpoint(options.resume);
+    config = checkpoint->config;
+    options.flags.override(config);
+    if (output.empty()) output = checkpoint->directory.parent_path();
+  } else {
+    if (!options.flags.has_model()) {
+      throw BadInput("train: found no model, expected --preset, --config or --resume");
+    }
+    config = options.flags.resolve();
+    if (output.empty()) output = default_output(config);
+  }
+  const std::unique_ptr<Device> device = make_device(options.device, options.threads);
+  if (config.recipe.epochs == 0) return write_untrained(config, output, device->traits());
+  const Dataset train = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::train);
+  const Dataset test = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::test);
+  config.class_names = train.class_names;
+  Trainer trainer(*device, config, train, test, output);
+  if (!checkpoint) {
+    create_output(output);
+    trainer.initialize();
+  } else {
+    trainer.resume(*checkpoint);
+  }
+  write_file(output / "config.json", to_json(config).dump(2) + "\n");
+  if (!options.json) print_header(config, trainer, *device, train, test, output);
+  TrainOutcome outcome = TrainOutcome::finished;
+  {
+    Console console(options.json, config.recipe.epochs);
+    outcome = trainer.run(console, interrupted);
+  }
+  return finish(options, config, trainer, *device, test, output, outcome);
+}
+
+}  // namespace
+
+Command add_train(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("train", "Train a model");
+  options->flags.add_to(*command);
+  command->add_option("-o,--output", options->output, "directory of the run [runs/PRESET]");
+  command->add_option("--resume", options->resume, "a run or checkpoint directory to continue");
+  command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
+  command->add_option("--threads", options->threads, "threads of the CPU device [all]");
+  command->add_flag("--json", options->json, "one JSON line an epoch on standard output");
+  return [options] { return train(*options); };
+}
+
+}  // namespace vitrine

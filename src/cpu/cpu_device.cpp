@@ -1,0 +1,103 @@
+// The CPU device: host memory, a team of threads, and work that runs where it is submitted.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+
+#include "cpu/cpu_kernels.h"
+#include "cpu/thread_pool.h"
+#include "vitrine/device.h"
+
+namespace vitrine {
+namespace {
+
+// Bytes that can be had without swapping, the limit of a container included.
+std::int64_t available_memory() {
+  std::int64_t bytes = std::int64_t{1} << 40;
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  for (std::int64_t kib = 0; meminfo >> key >> kib; meminfo.ignore(64, '\n')) {
+    if (key == "MemAvailable:") bytes = kib * 1024;
+  }
+  std::int64_t limit = 0, used = 0;
+  std::ifstream maximum("/sys/fs/cgroup/memory.max"), current("/sys/fs/cgroup/memory.current");
+  if (maximum >> limit && current >> used) bytes = std::min(bytes, limit - used);
+  return std::max<std::int64_t>(bytes, 0);
+}
+
+std::string gibibytes(double bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f GiB", bytes / (1 << 30));
+  return text;
+}
+
+class CpuDevice final : public Device {
+ public:
+  explicit CpuDevice(int threads) : pool_(threads), kernels_(pool_) {
+    traits_ = {.name = "cpu",
+               .memory = available_memory(),
+               .chunks = true,
+               .max_partials = 16,
+               .max_row_blocks = 32};
+  }
+
+  const DeviceTraits& traits() const override { return traits_; }
+  Kernels& kernels() override { return kernels_; }
+
+  // Fresh pages from the system are zero and cost nothing until they are touched.
+  Buffer allocate(std::size_t bytes, const std::string& what) override {
+    const std::int64_t available = available_memory();
+    void* data = MAP_FAILED;
+    if (static_cast<double>(bytes) <= static_cast<double>(available)) {
+      data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    }
+    if (data == MAP_FAILED) {
+      throw OutOfMemory("out of memory: " + what + " need " +
+                        gibibytes(static_cast<double>(bytes)) + ", free are " +
+                        gibibytes(static_cast<double>(available)));
+    }
+    return {data, bytes, [bytes](void* pointer) { munmap(pointer, bytes); }};
+  }
+  Buffer share(const void* host, std::size_t bytes, const std::string&) override {
+    return {const_cast<void*>(host), bytes, [](void*) {}};
+  }
+  void upload(void* device, const void* host, std::size_t bytes) override {
+    std::memcpy(device, host, bytes);
+  }
+  void download(void* host, const void* device, std::size_t bytes) override {
+    std::memcpy(host, device, bytes);
+  }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    std::memcpy(to, from, bytes);
+  }
+  void fill_zero(void* device, std::size_t bytes) override { std::memset(device, 0, bytes); }
+
+  int workers() const override { return pool_.threads(); }
+  void for_each(std::int64_t n, const std::function<void(int, std::int64_t)>& body) override {
+    pool_.parallel_for(n, body);
+  }
+  void submit(std::uint64_t, const std::function<void()>& work) override { work(); }
+  void synchronize() override {}
+
+ private:
+  cpu::ThreadPool pool_;
+  cpu::CpuKernels kernels_;
+  DeviceTraits traits_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cpu_device(int threads) {
+  return std::make_unique<CpuDevice>(threads);
+}
+
+std::unique_ptr<Device> make_device(const std::string& name, int threads) {
+  if (name == "cpu" || name == "auto") return make_cpu_device(threads);
+  if (name == "cuda" || name.starts_with("cuda:")) {
+    throw DeviceError("--device " + name + ": this build has the CPU device only");
+  }
+  throw BadInput("--device: found \"" + name + "\", expected auto, cpu, cuda or cuda:N");
+}
+
+}  // namespace vitrine

@@ -1,0 +1,417 @@
+// Layer normalisation over the last dimension with the residual in front of it, and its gradient.
+//
+//   y = (x - mean) · rstd · weight + bias,   rstd = 1 / sqrt(var + eps)   Ba et al. 2016,
+//                                                                         arXiv:1607.06450
+//   dx = rstd · (g - mean(g) - x̂ · mean(g · x̂)),   g = dy · weight,  x̂ = (x - mean) · rstd
+//
+// Rows are taken in tiles that stay in L1: statistics of every row of the tile (mean first, then
+// the variance around it), one vector square root for all of them, then the outputs.
+// Gradients: dx and dbranch are written (=). dweight and dbias are summed row by row within a run
+// of rows and run by run after that; the runs are a matter of the workspace's size alone.
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/branch.h"
+#include "cpu/cpu_kernels.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/layer_norm.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "hwy/highway.h"
+
+#ifndef VITRINE_CPU_LAYER_NORM_TILE_
+#define VITRINE_CPU_LAYER_NORM_TILE_
+namespace vitrine::cpu {
+namespace {
+
+constexpr std::int64_t kMaxTileRows = 64;
+
+/// Pointers to the first row of a tile; null where the operation lacks the tensor.
+struct ForwardTile {
+  float *y, *mean, *rstd;
+  const float *x, *weight, *bias;
+  std::int64_t rows, cols;
+  float eps;
+};
+
+struct BackwardTile {
+  float *dx, *dweight, *dbias;
+  const float *dy, *dresidual, *x, *mean, *rstd, *weight;
+  std::int64_t rows, cols;
+};
+
+}  // namespace
+}  // namespace vitrine::cpu
+#endif  // VITRINE_CPU_LAYER_NORM_TILE_
+
+HWY_BEFORE_NAMESPACE();
+namespace vitrine::cpu::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// Sum over i in [0, n) of term(d, i), kWays vectors at a time to hide the latency of additions.
+template <int kWays, class D, class Term>
+HWY_INLINE float sum_of(D d, std::int64_t n, const Term& term) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  hn::VFromD<D> sums[kWays];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  std::int64_t i = 0;
+  for (; i + kWays * lanes <= n; i += kWays * lanes) {
+    for (int way = 0; way < kWays; ++way) sums[way] = hn::Add(sums[way], term(d, i + way * lanes));
+  }
+  for (; i + lanes <= n; i += lanes) sums[0] = hn::Add(sums[0], term(d, i));
+  for (int way = 1; way < kWays; ++way) sums[0] = hn::Add(sums[0], sums[way]);
+  float sum = hn::GetLane(hn::SumOfLanes(d, sums[0]));
+  const hn::CappedTag<float, 1> d1;
+  for (; i < n; ++i) sum += hn::GetLane(term(d1, i));
+  return sum;
+}
+
+/// Calls body(d, i) for vectors of elements from i on, then for the rest one by one.
+template <class D, class Body>
+HWY_INLINE void for_vectors(D d, std::int64_t n, const Body& body) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(d, i);
+  for (; i < n; ++i) body(hn::CappedTag<float, 1>(), i);
+}
+
+/// Means and variances of a tile's rows.
+template <int kWays, class D>
+HWY_INLINE void row_statistics(D d, const ForwardTile& t, float* HWY_RESTRICT mean,
+                               float* HWY_RESTRICT variance) {
+  const float inverse_cols = 1.0f / static_cast<float>(t.cols);
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    const float* x = t.x + r * t.cols;
+    const float row_mean =
+        inverse_cols * sum_of<kWays>(d, t.cols, [=](auto dv, std::int64_t i) HWY_ATTR {
+          return hn::LoadU(dv, x + i);
+        });
+    mean[r] = row_mean;
+    variance[r] = inverse_cols * sum_of<kWays>(d, t.cols, [=](auto dv, std::int64_t i) HWY_ATTR {
+                    const auto centred = hn::Sub(hn::LoadU(dv, x + i), hn::Set(dv, row_mean));
+                    return hn::Mul(centred, centred);
+                  });
+  }
+}
+
+/// The same for rows of one vector, which stay in a register.
+template <class D>
+HWY_INLINE void one_vector_statistics(D d, const ForwardTile& t, float* HWY_RESTRICT mean,
+                                      float* HWY_RESTRICT variance) {
+  const auto inverse_cols = hn::Set(d, 1.0f / static_cast<float>(t.cols));
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    const auto x = hn::LoadU(d, t.x + r * t.cols);
+    const auto row_mean = hn::Mul(hn::SumOfLanes(d, x), inverse_cols);
+    const auto centred = hn::Sub(x, row_mean);
+    const auto squares = hn::SumOfLanes(d, hn::Mul(centred, centred));
+    mean[r] = hn::GetLane(row_mean);
+    variance[r] = hn::GetLane(hn::Mul(squares, inverse_cols));
+  }
+}
+
+/// y of a tile's rows.
+template <class D>
+HWY_INLINE void normalise_rows(D d, const ForwardTile& t, const float* HWY_RESTRICT mean,
+                               const float* HWY_RESTRICT rstd) {
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    const float* x = t.x + r * t.cols;
+    float* y = t.y + r * t.cols;
+    const float row_mean = mean[r], row_rstd = rstd[r];
+    for_vectors(d, t.cols, [=](auto dv, std::int64_t i) HWY_ATTR {
+      const auto centred = hn::Sub(hn::LoadU(dv, x + i), hn::Set(dv, row_mean));
+      const auto scaled = hn::Mul(centred, hn::Set(dv, row_rstd));
+      hn::StoreU(hn::MulAdd(scaled, hn::LoadU(dv, t.weight + i), hn::LoadU(dv, t.bias + i)), dv,
+                 y + i);
+    });
+  }
+}
+
+/// The same for rows of one vector: weight and bias stay in registers.
+template <class D>
+HWY_INLINE void normalise_one_vector_rows(D d, const ForwardTile& t, const float* HWY_RESTRICT mean,
+                                          const float* HWY_RESTRICT rstd) {
+  const auto weight = hn::LoadU(d, t.weight), bias = hn::LoadU(d, t.bias);
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    const auto centred = hn::Sub(hn::LoadU(d, t.x + r * t.cols), hn::Set(d, mean[r]));
+    const auto scaled = hn::Mul(centred, hn::Set(d, rstd[r]));
+    hn::StoreU(hn::MulAdd(scaled, weight, bias), d, t.y + r * t.cols);
+  }
+}
+
+template <int kWays, class D>
+HWY_INLINE void forward_tile_as(D d, const ForwardTile& t) {
+  const bool one_vector = t.cols == static_cast<std::int64_t>(hn::Lanes(d));
+  float mean[kMaxTileRows], rstd[kMaxTileRows];
+  if (one_vector) {
+    one_vector_statistics(d, t, mean, rstd);
+  } else {
+    row_statistics<kWays>(d, t, mean, rstd);
+  }
+  for_vectors(d, t.rows, [&](auto dv, std::int64_t r) HWY_ATTR {
+    const auto variance = hn::Add(hn::LoadU(dv, rstd + r), hn::Set(dv, t.eps));
+    hn::StoreU(hn::Div(hn::Set(dv, 1.0f), hn::Sqrt(variance)), dv, rstd + r);
+  });
+  if (one_vector) {
+    normalise_one_vector_rows(d, t, mean, rstd);
+  } else {
+    normalise_rows(d, t, mean, rstd);
+  }
+  if (t.mean != nullptr) std::copy_n(mean, t.rows, t.mean);
+  if (t.rstd != nullptr) std::copy_n(rstd, t.rows, t.rstd);
+}
+
+/// rstd · mean(g) and rstd · mean(g · x̂) of one row.
+struct RowMeans {
+  float g, gx;
+};
+
+template <int kWays, class D>
+HWY_INLINE RowMeans row_means(D d, const BackwardTile& t, std::int64_t r) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const float* x = t.x + r * t.cols;
+  const float* dy = t.dy + r * t.cols;
+  const auto mean = hn::Set(d, t.mean[r]);
+  hn::VFromD<D> sums_g[kWays], sums_gx[kWays];
+  for (int way = 0; way < kWays; ++way) sums_g[way] = sums_gx[way] = hn::Zero(d);
+  const auto add = [&](int way, std::int64_t i) HWY_ATTR {
+    const auto g = hn::Mul(hn::LoadU(d, dy + i), hn::LoadU(d, t.weight + i));
+    sums_g[way] = hn::Add(sums_g[way], g);
+    sums_gx[way] = hn::MulAdd(g, hn::Sub(hn::LoadU(d, x + i), mean), sums_gx[way]);
+  };
+  std::int64_t i = 0;
+  for (; i + kWays * lanes <= t.cols; i += kWays * lanes) {
+    for (int way = 0; way < kWays; ++way) add(way, i + way * lanes);
+  }
+  for (; i + lanes <= t.cols; i += lanes) add(0, i);
+  for (int way = 1; way < kWays; ++way) {
+    sums_g[0] = hn::Add(sums_g[0], sums_g[way]);
+    sums_gx[0] = hn::Add(sums_gx[0], sums_gx[way]);
+  }
+  float g = hn::GetLane(hn::SumOfLanes(d, sums_g[0]));
+  float gx = hn::GetLane(hn::SumOfLanes(d, sums_gx[0]));
+  for (; i < t.cols; ++i) {
+    g += dy[i] * t.weight[i];
+    gx += dy[i] * t.weight[i] * (x[i] - t.mean[r]);
+  }
+  const float factor = t.rstd[r] / static_cast<float>(t.cols);
+  return {factor * g, factor * t.rstd[r] * gx};
+}
+
+/// dx of kRows rows from `row` on, and their part of dweight and dbias, in the order of the rows.
+template <int kRows, class D>
+HWY_INLINE void gradient_rows(D d, const BackwardTile& t, std::int64_t row, const RowMeans* means) {
+  for_vectors(d, t.cols, [=, &t](auto dv, std::int64_t i) HWY_ATTR {
+    const auto weight = hn::LoadU(dv, t.weight + i);
+    auto dweight = hn::LoadU(dv, t.dweight + i);
+    auto dbias = hn::LoadU(dv, t.dbias + i);
+    for (int k = 0; k < kRows; ++k) {
+      const std::int64_t at = (row + k) * t.cols + i;
+      const auto rstd = hn::Set(dv, t.rstd[row + k]);
+      const auto dy = hn::LoadU(dv, t.dy + at);
+      const auto centred = hn::Sub(hn::LoadU(dv, t.x + at), hn::Set(dv, t.mean[row + k]));
+      const auto normalised = hn::Mul(centred, rstd);
+      dweight = hn::MulAdd(dy, normalised, dweight);
+      dbias = hn::Add(dbias, dy);
+      const auto g = hn::MulSub(hn::Mul(dy, weight), rstd, hn::Set(dv, means[k].g));
+      auto dx = hn::NegMulAdd(normalised, hn::Set(dv, means[k].gx), g);
+      if (t.dresidual != nullptr) dx = hn::Add(dx, hn::LoadU(dv, t.dresidual + at));
+      hn::StoreU(dx, dv, t.dx + at);
+    }
+    hn::StoreU(dweight, dv, t.dweight + i);
+    hn::StoreU(dbias, dv, t.dbias + i);
+  });
+}
+
+/// A tile of rows of one vector: each is read once, the sums stay in registers.
+template <class D>
+HWY_INLINE void backward_one_vector_rows(D d, const BackwardTile& t) {
+  const auto inverse_cols = hn::Set(d, 1.0f / static_cast<float>(t.cols));
+  const auto weight = hn::LoadU(d, t.weight);
+  auto dweight = hn::LoadU(d, t.dweight), dbias = hn::LoadU(d, t.dbias);
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    const std::int64_t at = r * t.cols;
+    const auto rstd = hn::Set(d, t.rstd[r]);
+    const auto dy = hn::LoadU(d, t.dy + at);
+    const auto centred = hn::Sub(hn::LoadU(d, t.x + at), hn::Set(d, t.mean[r]));
+    const auto normalised = hn::Mul(centred, rstd);
+    dweight = hn::MulAdd(dy, normalised, dweight);
+    dbias = hn::Add(dbias, dy);
+    const auto g = hn::Mul(dy, weight);
+    const auto mean_g = hn::Mul(hn::SumOfLanes(d, g), inverse_cols);
+    const auto mean_gx = hn::Mul(hn::SumOfLanes(d, hn::Mul(g, normalised)), inverse_cols);
+    auto dx = hn::Mul(rstd, hn::NegMulAdd(normalised, mean_gx, hn::Sub(g, mean_g)));
+    if (t.dresidual != nullptr) dx = hn::Add(dx, hn::LoadU(d, t.dresidual + at));
+    hn::StoreU(dx, d, t.dx + at);
+  }
+  hn::StoreU(dweight, d, t.dweight);
+  hn::StoreU(dbias, d, t.dbias);
+}
+
+template <int kWays, class D>
+HWY_INLINE void backward_tile_as(D d, const BackwardTile& t) {
+  if (t.cols == static_cast<std::int64_t>(hn::Lanes(d))) return backward_one_vector_rows(d, t);
+  std::int64_t r = 0;
+  for (; r + 2 <= t.rows; r += 2) {
+    const RowMeans means[2] = {row_means<kWays>(d, t, r), row_means<kWays>(d, t, r + 1)};
+    gradient_rows<2>(d, t, r, means);
+  }
+  if (r < t.rows) {
+    const RowMeans means = row_means<kWays>(d, t, r);
+    gradient_rows<1>(d, t, r, &means);
+  }
+}
+
+/// Calls body(d, ways) with the vector length and the number of running sums that suit `cols`.
+template <class Body>
+HWY_INLINE void for_width(std::int64_t cols, const Body& body) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  if (cols >= 8 * lanes) {
+    body(d, std::integral_constant<int, 4>());
+  } else if (cols % lanes == 0) {
+    body(d, std::integral_constant<int, 1>());
+  } else {
+    body(hn::CappedTag<float, 8>(), std::integral_constant<int, 1>());
+  }
+}
+
+}  // namespace
+
+void forward_tile(const ForwardTile& tile) {
+  for_width(tile.cols, [&](auto d, auto ways) HWY_ATTR { forward_tile_as<ways()>(d, tile); });
+}
+
+void backward_tile(const BackwardTile& tile) {
+  for_width(tile.cols, [&](auto d, auto ways) HWY_ATTR { backward_tile_as<ways()>(d, tile); });
+}
+
+}  // namespace vitrine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace vitrine::cpu {
+
+HWY_EXPORT(forward_tile);
+HWY_EXPORT(backward_tile);
+
+namespace {
+
+/// Calls body(begin, end) for the tiles of rows [begin, end): about 8 KB of one tensor each.
+template <typename Body>
+void for_tiles(std::int64_t begin, std::int64_t end, std::int64_t cols, const Body& body) {
+  const std::int64_t tile = std::clamp<std::int64_t>(2048 / cols, 1, kMaxTileRows);
+  for (; begin < end; begin += tile) body(begin, std::min(end, begin + tile));
+}
+
+void check_forward(const LayerNormForward& args) {
+  constexpr const char* kOperation = "layer_norm_forward";
+  const std::int64_t n = args.rows * args.cols;
+  check(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
+  check_size(kOperation, "y", args.y, n);
+  check_size(kOperation, "x", args.x, n);
+  check_size(kOperation, "branch", args.branch, n, true);
+  check_size(kOperation, "x_out", args.x_out, args.branch ? n : 0, !args.branch);
+  check_size(kOperation, "weight", args.weight, args.cols);
+  check_size(kOperation, "bias", args.bias, args.cols);
+  check_size(kOperation, "mean", args.mean, args.rows, true);
+  check_size(kOperation, "rstd", args.rstd, args.rows, true);
+}
+
+void check_backward(const LayerNormBackward& args) {
+  constexpr const char* kOperation = "layer_norm_backward";
+  const std::int64_t n = args.rows * args.cols;
+  check(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
+  check_size(kOperation, "dx", args.dx, n);
+  check_size(kOperation, "dbranch", args.dbranch, n, true);
+  check_size(kOperation, "dweight", args.dweight, args.cols);
+  check_size(kOperation, "dbias", args.dbias, args.cols);
+  check_size(kOperation, "dy", args.dy, n);
+  check_size(kOperation, "dresidual", args.dresidual, n, true);
+  check_size(kOperation, "x", args.x, n);
+  check_size(kOperation, "mean", args.mean, args.rows);
+  check_size(kOperation, "rstd", args.rstd, args.rows);
+  check_size(kOperation, "weight", args.weight, args.cols);
+  check(args.workspace.size % (2 * args.cols) == 0, kOperation,
+        "workspace has " + std::to_string(args.workspace.size) +
+            " elements, expected a multiple of 2 * cols = " + std::to_string(2 * args.cols));
+}
+
+/// Rows [begin, end) of a backward pass; dweight and dbias are added to.
+void backward_rows(const LayerNormBackward& args, const Branch& branch, std::int64_t begin,
+                   std::int64_t end, float* dweight, float* dbias) {
+  const auto run_tile = HWY_DYNAMIC_DISPATCH(backward_tile);
+  float* dx = args.dx.f32().data;
+  float* dbranch = args.dbranch.f32().data;
+  const float* dresidual = args.dresidual.f32().data;
+  BackwardTile tile{};
+  tile.dweight = dweight;
+  tile.dbias = dbias;
+  tile.weight = args.weight.f32().data;
+  tile.cols = args.cols;
+  for_tiles(begin, end, args.cols, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t at = first * args.cols;
+    tile.dx = dx + at;
+    tile.dy = args.dy.f32().data + at;
+    tile.dresidual = dresidual != nullptr ? dresidual + at : nullptr;
+    tile.x = args.x.f32().data + at;
+    tile.mean = args.mean.data + first;
+    tile.rstd = args.rstd.data + first;
+    tile.rows = last - first;
+    run_tile(tile);
+    if (dbranch != nullptr) branch.scale(dbranch, dx, first, last);
+  });
+}
+
+}  // namespace
+
+void CpuKernels::layer_norm_forward(const LayerNormForward& args) {
+  check_forward(args);
+  const Branch branch("layer_norm_forward", args);
+  const auto run_tile = HWY_DYNAMIC_DISPATCH(forward_tile);
+  const float* x_in = args.x.f32().data;
+  const float* branch_in = args.branch.f32().data;
+  float* x_out = args.x_out.f32().data;
+  const float* x = branch_in != nullptr ? x_out : x_in;
+  float* y = args.y.f32().data;
+  const float* weight = args.weight.f32().data;
+  const float* bias = args.bias.f32().data;
+  pool_.for_ranges(args.rows, row_grain(args.cols), [&](std::int64_t begin, std::int64_t end) {
+    for_tiles(begin, end, args.cols, [&](std::int64_t first, std::int64_t last) {
+      if (branch_in != nullptr) branch.add(x_out, x_in, branch_in, first, last);
+      const std::int64_t at = first * args.cols;
+      run_tile({y + at, args.mean ? args.mean.data + first : nullptr,
+                args.rstd ? args.rstd.data + first : nullptr, x + at, weight, bias, last - first,
+                args.cols, args.eps});
+    });
+  });
+}
+
+void CpuKernels::layer_norm_backward(const LayerNormBackward& args) {
+  check_backward(args);
+  const Branch branch("layer_norm_backward", args);
+  const std::int64_t rows = args.rows, cols = args.cols;
+  const std::int64_t partials = args.workspace.size / (2 * cols);
+  if (!args.accumulate) {
+    std::fill_n(args.dweight.data, cols, 0.0f);
+    std::fill_n(args.dbias.data, cols, 0.0f);
+  }
+  if (partials <= 1) {
+    backward_rows(args, branch, 0, rows, args.dweight.data, args.dbias.data);
+    return;
+  }
+  pool_.parallel_for(partials, [&](int, std::int64_t p) {
+    float* sums = args.workspace.data + p * 2 * cols;
+    std::fill_n(sums, 2 * cols, 0.0f);
+    backward_rows(args, branch, p * rows / partials, (p + 1) * rows / partials, sums, sums + cols);
+  });
+  for (std::int64_t p = 0; p < partials; ++p) {
+    const float* sums = args.workspace.data + p * 2 * cols;
+    for (std::int64_t i = 0; i < cols; ++i) args.dweight[i] += sums[i];
+    for (std::int64_t i = 0; i < cols; ++i) args.dbias[i] += sums[cols + i];
+  }
+}
+
+}  // namespace vitrine::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,98 @@
+// Matrix product with bias and accumulation, by oneDNN.
+//
+//   out = op(a) · op(b) (+ bias) (+ out)
+//
+// oneDNN's own threading changes bits with the number of threads, so it is called on one thread and
+// all division of work is ours: `row_blocks` nearly equal runs of output rows. The cut depends on m
+// and row_blocks alone. With accumulate the output is added to (+=), else written (=).
+#include <dnnl.h>
+#include <omp.h>
+
+#include <algorithm>
+
+#include "cpu/check.h"
+#include "cpu/cpu_kernels.h"
+#include "cpu/sgemm.h"
+
+namespace vitrine::cpu {
+namespace {
+
+constexpr const char* kOperation = "matmul";
+constexpr std::int64_t kCopyElements = 4096;
+
+// The number of threads OpenMP uses is a property of the calling thread.
+void use_one_thread() {
+  thread_local const bool done = [] {
+    omp_set_num_threads(1);
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+void check_arguments(const Matmul& args) {
+  check(args.m > 0 && args.n > 0 && args.k > 0, kOperation,
+        "m, n, k are " + std::to_string(args.m) + ", " + std::to_string(args.n) + ", " +
+            std::to_string(args.k) + ", expected at least 1");
+  check(args.row_blocks > 0, kOperation,
+        "row_blocks is " + std::to_string(args.row_blocks) + ", expected at least 1");
+  check_size(kOperation, "out", args.out, args.m * args.n);
+  check_size(kOperation, "a", args.a, args.m * args.k);
+  check_size(kOperation, "b", args.b, args.k * args.n);
+  check_size(kOperation, "bias", args.bias, args.n, true);
+}
+
+// Puts the bias where a product with beta = 1 will be added to it. Rows are written by copying what
+// is there already, in runs that grow to kCopyElements.
+void start_from_bias(const float* bias, std::int64_t rows, std::int64_t cols, bool accumulate,
+                     float* out) {
+  if (accumulate) {
+    for (std::int64_t row = 0; row < rows; ++row, out += cols) {
+      for (std::int64_t col = 0; col < cols; ++col) out[col] += bias[col];
+    }
+    return;
+  }
+  std::copy_n(bias, cols, out);
+  const std::int64_t total = rows * cols;
+  std::int64_t run = cols;
+  for (std::int64_t done = cols; done < total;) {
+    run = std::min(run, total - done);
+    std::copy_n(out, run, out + done);
+    done += run;
+    if (run < kCopyElements) run = done;
+  }
+}
+
+}  // namespace
+
+void sgemm(std::int64_t m, std::int64_t n, std::int64_t k, const GemmOperand& a,
+           const GemmOperand& b, float beta, float* c, std::int64_t c_stride) {
+  use_one_thread();
+  const dnnl_status_t status =
+      dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n, k, 1.0f, a.data,
+                 a.stride, b.data, b.stride, beta, c, c_stride);
+  check(status == dnnl_success, kOperation,
+        "dnnl_sgemm returned status " + std::to_string(static_cast<int>(status)) +
+            ", expected success");
+}
+
+void CpuKernels::matmul(const Matmul& args) {
+  check_arguments(args);
+  float* out = args.out.f32().data;
+  const float* a = args.a.f32().data;
+  const float* bias = args.bias.f32().data;
+  const GemmOperand b{args.b.f32().data, args.transpose_b ? args.k : args.n, args.transpose_b};
+  const float beta = bias != nullptr || args.accumulate ? 1.0f : 0.0f;
+  const std::int64_t blocks = std::min<std::int64_t>(args.row_blocks, args.m);
+
+  pool_.parallel_for(blocks, [&](int, std::int64_t block) {
+    const std::int64_t begin = args.m * block / blocks;
+    const std::int64_t rows = args.m * (block + 1) / blocks - begin;
+    float* block_out = out + begin * args.n;
+    if (bias != nullptr) start_from_bias(bias, rows, args.n, args.accumulate, block_out);
+    const GemmOperand block_a = args.transpose_a ? GemmOperand{a + begin, args.m, true}
+                                                 : GemmOperand{a + begin * args.k, args.k};
+    sgemm(rows, args.n, args.k, block_a, b, beta, block_out, args.n);
+  });
+}
+
+}  // namespace vitrine::cpu

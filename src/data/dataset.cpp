@@ -1,0 +1,189 @@
+// Datasets by name, and the random views, crops and orders of training.
+//
+//   random_view   RandomResizedCrop of torchvision: ten draws of area ~ U(scale) and aspect
+//                 ~ exp U(log ratio); the first that fits is placed at random.
+//   shuffled      Fisher and Yates 1938, Durstenfeld 1964
+//
+// Random numbers are functions of (seed, use, epoch, position): `stream_of` packs the last three.
+
+#include "vitrine/dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "data/loaders.h"
+#include "io/one_line.h"
+#include "vitrine/error.h"
+
+namespace vitrine {
+namespace {
+
+// Changing a seed changes the embedded dataset, and with it every accuracy measured on it.
+constexpr std::uint64_t kDigitsTrainSeed = 20240601, kDigitsTestSeed = 20240602;
+constexpr std::int64_t kDigitsTrainImages = 10000, kDigitsTestImages = 2000;
+
+/// Uses of the run's seed. RandomStream owns bit 63.
+enum class Use : std::uint64_t { view = 1, order = 2 };
+
+/// Room for 2^25 epochs of 2^36 images.
+std::uint64_t stream_of(Use use, std::int64_t epoch, std::int64_t position) {
+  constexpr int kUseBit = 61, kEpochBit = 36;
+  return static_cast<std::uint64_t>(use) << kUseBit |
+         static_cast<std::uint64_t>(epoch) << kEpochBit | static_cast<std::uint64_t>(position);
+}
+
+/// Insertions, deletions and replacements that turn `a` into `b` (Levenshtein 1966).
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+[[noreturn]] void unknown_dataset(const std::string& name) {
+  const std::string given = one_line(name, 60);
+  const auto& names = dataset_names();
+  const auto nearest = std::min_element(names.begin(), names.end(), [&](auto& a, auto& b) {
+    return edit_distance(given, a) < edit_distance(given, b);
+  });
+  std::string known;
+  for (const std::string& n : names) known += (known.empty() ? "" : ", ") + n;
+  throw BadInput("dataset '" + given + "' is not known; did you mean '" + *nearest +
+                 "'? Known: " + known);
+}
+
+Dataset embedded_digits(Split split) {
+  return split == Split::train ? make_digits(kDigitsTrainImages, kDigitsTrainSeed)
+                               : make_digits(kDigitsTestImages, kDigitsTestSeed);
+}
+
+/// Python's round: halves go to the even neighbour.
+std::int64_t round_half_even(double value) {
+  return std::llrint(value);
+}
+
+/// A crop in whole pixels.
+struct Crop {
+  std::int64_t x = 0, y = 0, width = 0, height = 0;
+};
+
+/// What RandomResizedCrop takes when nothing it drew fits: all that the ratio range allows.
+Crop central_crop(std::int64_t height, std::int64_t width, const std::array<float, 2>& ratio) {
+  Crop crop{0, 0, width, height};
+  const double aspect = static_cast<double>(width) / static_cast<double>(height);
+  if (aspect < ratio[0]) {
+    crop.height = round_half_even(static_cast<double>(width) / ratio[0]);
+  } else if (aspect > ratio[1]) {
+    crop.width = round_half_even(static_cast<double>(height) * ratio[1]);
+  }
+  crop.height = std::clamp<std::int64_t>(crop.height, 1, height);
+  crop.width = std::clamp<std::int64_t>(crop.width, 1, width);
+  crop.y = (height - crop.height) / 2;
+  crop.x = (width - crop.width) / 2;
+  return crop;
+}
+
+Crop random_crop(std::int64_t height, std::int64_t width, const Transform& transform,
+                 RandomStream& random) {
+  constexpr int kTries = 10;
+  const auto area = static_cast<double>(height * width);
+  const double log_low = std::log(static_cast<double>(transform.ratio[0]));
+  const double log_high = std::log(static_cast<double>(transform.ratio[1]));
+  for (int i = 0; i < kTries; ++i) {
+    const double target = area * random.uniform(transform.scale[0], transform.scale[1]);
+    const double aspect = std::exp(random.uniform(log_low, log_high));
+    const std::int64_t w = round_half_even(std::sqrt(target * aspect));
+    const std::int64_t h = round_half_even(std::sqrt(target / aspect));
+    if (w < 1 || h < 1 || w > width || h > height) continue;
+    const auto y = static_cast<std::int64_t>(random.below(height - h + 1));
+    const auto x = static_cast<std::int64_t>(random.below(width - w + 1));
+    return {x, y, w, h};
+  }
+  return central_crop(height, width, transform.ratio);
+}
+
+}  // namespace
+
+const std::vector<std::string>& dataset_names() {
+  static const std::vector<std::string> names = {"digits", "mnist", "fashion-mnist", "cifar10",
+                                                 "cifar100"};
+  return names;
+}
+
+std::filesystem::path find_file(const std::filesystem::path& directory,
+                                const std::vector<std::string>& folders,
+                                const std::vector<std::string>& names) {
+  for (const std::string& folder : folders) {
+    for (const std::string& name : names) {
+      std::filesystem::path path = directory / folder / name;
+      std::error_code ignored;
+      if (std::filesystem::exists(path, ignored)) return path;
+    }
+  }
+  std::string looked;
+  for (const std::string& name : names) looked += (looked.empty() ? "" : ", ") + name;
+  std::string also;
+  for (const std::string& folder : folders) {
+    if (!folder.empty()) also += " or its folder " + folder;
+  }
+  throw BadInput(one_line(directory.string()) + ": no such file in it" + also + ": " + looked);
+}
+
+Dataset load_dataset(const std::string& name, const std::filesystem::path& directory, Split split) {
+  if (name == "digits") return embedded_digits(split);
+  if (name == "mnist") {
+    return load_idx(name, directory, "MNIST/raw",
+                    {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}, split);
+  }
+  if (name == "fashion-mnist") {
+    return load_idx(name, directory, "FashionMNIST/raw",
+                    {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
+                     "Sneaker", "Bag", "Ankle boot"},
+                    split);
+  }
+  if (name == "cifar10") return load_cifar10(directory, split);
+  if (name == "cifar100") return load_cifar100(directory, split);
+  unknown_dataset(name);
+}
+
+BatchRow whole_image(const Dataset& dataset, std::int64_t image) {
+  BatchRow row;
+  row.image = image;
+  row.crop_width = static_cast<float>(dataset.width);
+  row.crop_height = static_cast<float>(dataset.height);
+  return row;
+}
+
+BatchRow random_view(const Dataset& dataset, std::int64_t image, const Transform& transform,
+                     std::uint64_t seed, std::int64_t epoch, std::int64_t position) {
+  RandomStream random(seed, stream_of(Use::view, epoch, position));
+  BatchRow row = whole_image(dataset, image);
+  row.flip = random.uniform() < transform.hflip ? 1 : 0;
+  if (transform.scale[0] != 1.0f || transform.scale[1] != 1.0f) {
+    const Crop crop = random_crop(dataset.height, dataset.width, transform, random);
+    row.crop_x = static_cast<float>(crop.x);
+    row.crop_y = static_cast<float>(crop.y);
+    row.crop_width = static_cast<float>(crop.width);
+    row.crop_height = static_cast<float>(crop.height);
+  }
+  return row;
+}
+
+std::vector<std::int64_t> shuffled(std::int64_t n, std::uint64_t seed, std::int64_t epoch) {
+  RandomStream random(seed, stream_of(Use::order, epoch, 0));
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), std::int64_t{0});
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+  return order;
+}
+
+}  // namespace vitrine

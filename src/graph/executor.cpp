@@ -1,0 +1,239 @@
+// Walking a plan.
+//
+// A lane is a run of neighbouring chunks. Its first chunk writes the lane's gradients, the others
+// add to them; the lanes are summed in order afterwards. Lanes run side by side on the device's
+// workers, each worker with its own arena, so bits depend on the plan and not on the threads.
+#include "vitrine/executor.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <map>
+
+namespace vitrine {
+namespace {
+
+std::size_t positive(std::int64_t bytes) {
+  return static_cast<std::size_t>(std::max<std::int64_t>(bytes, 256));
+}
+
+}  // namespace
+
+/// A node's operands for one chunk on one worker.
+class Executor::Bound final : public Operands {
+ public:
+  Bound(const Executor& executor, const RunArgs& args, int worker, std::int64_t chunk,
+        std::int64_t lane, bool accumulate)
+      : executor_(executor),
+        plan_(executor.plan_),
+        args_(args),
+        arena_(executor.arenas_.as<char>() + worker * plan_.arena_bytes()),
+        gradients_(executor.gradients_.as<char>() + lane * plan_.parameter_elements() * 4),
+        chunk_(chunk),
+        accumulate_(accumulate) {}
+
+  void select(const PlanStep& step) {
+    step_ = &step;
+    node_ = &plan_.graph().nodes()[step.node];
+  }
+
+  View<void> out(int i) const override {
+    const ValueId id = node_->outputs[i];
+    if (id == kNone) return {};
+    const Value& value = plan_.graph().value(id);
+    return {const_cast<void*>(address(id)), value.shape.elements(), value.dtype};
+  }
+  ConstView<void> in(int i) const override {
+    const ValueId id = node_->inputs[i];
+    if (id == kNone) return {};
+    const Value& value = plan_.graph().value(id);
+    return {address(id), value.shape.elements(), value.dtype};
+  }
+  View<float> workspace() const override {
+    if (step_->workspace_floats == 0) return {};
+    return {reinterpret_cast<float*>(arena_ + step_->workspace_offset), step_->workspace_floats};
+  }
+  const StepState* state() const override { return executor_.state() + chunk_; }
+  Metrics* metrics() const override { return executor_.metrics_.as<Metrics>() + chunk_; }
+  bool accumulate() const override { return accumulate_; }
+  const DeviceTraits& traits() const override { return plan_.traits(); }
+
+ private:
+  const void* address(ValueId id) const {
+    const Location& location = plan_.location(id);
+    const Value& value = plan_.graph().value(id);
+    switch (location.place) {
+      case Place::weights:
+        return reinterpret_cast<const char*>(args_.weights) + location.offset;
+      case Place::gradients:
+        return gradients_ + location.offset;
+      case Place::inputs: {
+        const char* base = static_cast<const char*>(args_.inputs.at(location.offset));
+        return value.kind == ValueKind::row_input ? base + chunk_ * value.bytes() : base;
+      }
+      case Place::constants:
+        return executor_.constants_.as<char>() + location.offset;
+      case Place::arena:
+        return arena_ + location.offset;
+      case Place::outputs:
+        return executor_.outputs_.as<char>() + location.offset + chunk_ * value.bytes();
+      case Place::none:
+        break;
+    }
+    throw DeviceError(value.name + ": has no place in the plan");
+  }
+
+  const Executor& executor_;
+  const Plan& plan_;
+  const RunArgs& args_;
+  char* arena_;
+  char* gradients_;
+  std::int64_t chunk_;
+  bool accumulate_;
+  const PlanStep* step_ = nullptr;
+  const Node* node_ = nullptr;
+};
+
+Executor::Executor(Device& device, const Plan& plan) : device_(device), plan_(plan) {
+  const Chunking& chunking = plan.chunking();
+  const std::int64_t arenas = std::min<std::int64_t>(device.workers(), chunking.lanes);
+  arenas_ = device.allocate(positive(plan.arena_bytes() * arenas), "activations");
+  if (plan.has_backward()) {
+    gradients_ =
+        device.allocate(positive(plan.parameter_elements() * 4 * chunking.lanes), "gradients");
+  }
+  outputs_ = device.allocate(positive(plan.output_bytes()), "outputs");
+  constants_ = device.allocate(positive(plan.constant_bytes()), "constants");
+  const auto count = static_cast<std::size_t>(chunking.count);
+  states_ = device.allocate(count * sizeof(StepState), "step state");
+  metrics_ = device.allocate(count * sizeof(Metrics), "running sums");
+  for (std::size_t id = 0; id < plan.graph().values().size(); ++id) {
+    const Value& value = plan.graph().values()[id];
+    if (value.kind != ValueKind::constant) continue;
+    device.upload(constants_.as<char>() + plan.location(static_cast<ValueId>(id)).offset,
+                  value.constant.data(), static_cast<std::size_t>(value.bytes()));
+  }
+  reset_profile();
+}
+
+void Executor::set_state(const StepState& state) {
+  std::vector<StepState> states(static_cast<std::size_t>(plan_.chunking().count), state);
+  for (std::size_t chunk = 0; chunk < states.size(); ++chunk) {
+    states[chunk].first_row += static_cast<std::int64_t>(chunk) * plan_.chunking().rows;
+  }
+  device_.upload(states_.data(), states.data(), states.size() * sizeof(StepState));
+}
+
+void Executor::run(const RunArgs& args) {
+  const Chunking& chunking = plan_.chunking();
+  const std::int64_t active = std::clamp<std::int64_t>(
+      (args.valid_rows + chunking.rows - 1) / chunking.rows, 0, chunking.count);
+  device_.for_each(chunking.lanes, [&](int worker, std::int64_t lane) {
+    const std::int64_t begin = lane * chunking.count / chunking.lanes;
+    const std::int64_t end = (lane + 1) * chunking.count / chunking.lanes;
+    if (begin >= active && plan_.has_backward() && !args.accumulate) {
+      const std::int64_t bytes = plan_.parameter_elements() * 4;
+      device_.fill_zero(gradients_.as<char>() + lane * bytes, static_cast<std::size_t>(bytes));
+    }
+    for (std::int64_t chunk = begin; chunk < std::min(end, active); ++chunk) {
+      run_chunk(args, worker, chunk, lane, args.accumulate || chunk > begin);
+    }
+  });
+}
+
+void Executor::run_chunk(const RunArgs& args, int worker, std::int64_t chunk, std::int64_t lane,
+                         bool accumulate) {
+  using Clock = std::chrono::steady_clock;
+  Bound operands(*this, args, worker, chunk, lane, accumulate);
+  std::vector<StepTime>& times = times_[static_cast<std::size_t>(worker)];
+  auto before = Clock::now();
+  for (std::size_t i = 0; i < plan_.steps().size(); ++i) {
+    const PlanStep& step = plan_.steps()[i];
+    const Node& node = plan_.graph().nodes()[step.node];
+    operands.select(step);
+    if (step.copy_addend) {
+      const ConstView<void> addend = operands.in(node.operation->addend());
+      device_.copy(operands.out(0).data, addend.data,
+                   static_cast<std::size_t>(addend.size * size_of(addend.dtype)));
+    }
+    try {
+      node.operation->run(device_.kernels(), operands);
+    } catch (const DeviceError& error) {
+      throw DeviceError(node.name + ": " + error.what());
+    }
+    const auto after = Clock::now();
+    times[i].seconds += std::chrono::duration<double>(after - before).count();
+    times[i].calls += 1;
+    before = after;
+  }
+}
+
+void Executor::sum_gradients() {
+  const std::int64_t lanes = plan_.chunking().lanes;
+  if (lanes == 1) return;
+  const std::int64_t n = plan_.parameter_elements();
+  device_.kernels().sum_parts(
+      {.out = {gradients(), n}, .parts = {gradients(), n * lanes}, .num_parts = lanes, .n = n});
+}
+
+std::vector<Metrics> Executor::chunk_metrics() const {
+  std::vector<Metrics> chunks(static_cast<std::size_t>(plan_.chunking().count));
+  device_.download(chunks.data(), metrics_.data(), chunks.size() * sizeof(Metrics));
+  return chunks;
+}
+
+void Executor::set_chunk_metrics(const std::vector<Metrics>& metrics) {
+  device_.upload(metrics_.data(), metrics.data(), metrics.size() * sizeof(Metrics));
+}
+
+void Executor::reset_metrics() {
+  device_.fill_zero(metrics_.data(), metrics_.bytes());
+}
+
+Metrics Executor::metrics() const {
+  Metrics sum;
+  for (const Metrics& chunk : chunk_metrics()) {
+    sum.loss += chunk.loss;
+    sum.batch_loss += chunk.batch_loss;
+    sum.samples += chunk.samples;
+    sum.top1 += chunk.top1;
+    sum.top5 += chunk.top5;
+  }
+  return sum;
+}
+
+std::vector<float> Executor::output(ValueId id) const {
+  const Value& value = plan_.graph().value(id);
+  std::vector<float> numbers(
+      static_cast<std::size_t>(value.shape.elements() * plan_.chunking().count));
+  device_.download(numbers.data(), outputs_.as<char>() + plan_.location(id).offset,
+                   numbers.size() * sizeof(float));
+  return numbers;
+}
+
+Profile Executor::profile() const {
+  std::map<std::string, ProfileRow> rows;
+  for (std::size_t i = 0; i < plan_.steps().size(); ++i) {
+    const Node& node = plan_.graph().nodes()[plan_.steps()[i].node];
+    const Cost cost = plan_.graph().cost(node);
+    ProfileRow& row = rows[node.operation->name()];
+    row.operation = node.operation->name();
+    for (const std::vector<StepTime>& worker : times_) {
+      const auto calls = static_cast<double>(worker[i].calls);
+      row.calls += worker[i].calls;
+      row.seconds += worker[i].seconds;
+      row.flops += cost.flops * calls;
+      row.bytes += cost.bytes * calls;
+    }
+  }
+  Profile profile;
+  for (const auto& [name, row] : rows) profile.push_back(row);
+  return merge(profile, {});
+}
+
+void Executor::reset_profile() {
+  times_.assign(static_cast<std::size_t>(device_.workers()),
+                std::vector<StepTime>(plan_.steps().size()));
+}
+
+}  // namespace vitrine

@@ -1,0 +1,133 @@
+// tokens: patches to the sequence, with class token, positions and dropout; pool is the way back.
+#include "graph/operations.h"
+
+namespace vitrine {
+namespace {
+
+/// in: dx   out: dpatches, dclass, dposition
+struct TokensBackwardOperation final : Operation {
+  TokensOperation forward;
+
+  std::string name() const override { return "tokens_backward"; }
+  double flops(const Graph& graph, const Node& node) const override {
+    return 2.0 * static_cast<double>(graph.shape(node.inputs[0]).elements());
+  }
+  void run(Kernels& kernels, const Operands& operands) const override {
+    kernels.tokens_backward({.dpatches = operands.out(0),
+                             .dclass = operands.out(1).f32(),
+                             .dposition = operands.out(2).f32(),
+                             .dx = operands.in(0),
+                             .place = forward.place,
+                             .batch = forward.batch,
+                             .num_patches = forward.num_patches,
+                             .hidden = forward.hidden,
+                             .dropout = forward.dropout,
+                             .state = operands.state(),
+                             .accumulate = operands.accumulate()});
+  }
+};
+
+/// in: dy, addend   out: dx
+struct PoolBackwardOperation final : Operation {
+  PoolOperation forward;
+
+  std::string name() const override { return "pool_backward"; }
+  double flops(const Graph& graph, const Node& node) const override {
+    return static_cast<double>(graph.shape(node.inputs[0]).elements() * forward.window.tokens);
+  }
+  int addend() const override { return 1; }
+  void run(Kernels& kernels, const Operands& operands) const override {
+    kernels.pool_backward({.dx = operands.out(0),
+                           .dy = operands.in(0),
+                           .batch = forward.batch,
+                           .hidden = forward.hidden,
+                           .window = forward.window,
+                           .accumulate = static_cast<bool>(operands.in(1))});
+  }
+};
+
+}  // namespace
+
+ValueId tokens(Graph& graph, const std::string& name, ValueId patches, ValueId class_token,
+               ValueId position, ClassToken place, Dropout dropout) {
+  auto operation = std::make_shared<TokensOperation>();
+  operation->place = place;
+  operation->batch = graph.shape(patches)[0];
+  operation->num_patches = graph.shape(patches)[1];
+  operation->hidden = graph.shape(patches)[2];
+  operation->dropout = dropout;
+  require((class_token == kNone) == (place == ClassToken::none), name,
+          "class token and its place contradict each other");
+  const std::int64_t count = operation->num_patches + (place == ClassToken::none ? 0 : 1);
+  require(position == kNone || graph.shape(position).elements() >= count * operation->hidden, name,
+          "position table has fewer rows than the " + std::to_string(count) + " tokens");
+  return graph.append(operation, name, {patches, class_token, position},
+                      {{name, Shape{operation->batch, count, operation->hidden}}})[0];
+}
+
+double TokensOperation::flops(const Graph& graph, const Node& node) const {
+  return static_cast<double>(graph.shape(node.outputs[0]).elements());
+}
+
+void TokensOperation::gradient(Graph& graph, const Node& node) const {
+  auto operation = std::make_shared<TokensBackwardOperation>();
+  operation->forward = *this;
+  const ValueId patches = node.inputs[0];
+  const bool wanted = graph.value(patches).needs_gradient;
+  const ValueId dpatches =
+      wanted ? graph.activation_value(graph.value(patches).name + ".grad", graph.shape(patches))
+             : kNone;
+  graph.append_to(operation, node.name, {graph.gradient(node.outputs[0])},
+                  {dpatches, graph.parameter_gradient(node.inputs[1]),
+                   graph.parameter_gradient(node.inputs[2])});
+  graph.add_gradient(patches, dpatches);
+}
+
+void TokensOperation::run(Kernels& kernels, const Operands& operands) const {
+  kernels.tokens_forward({.x = operands.out(0),
+                          .patches = operands.in(0),
+                          .class_token = operands.in(1),
+                          .position = operands.in(2),
+                          .place = place,
+                          .batch = batch,
+                          .num_patches = num_patches,
+                          .hidden = hidden,
+                          .dropout = dropout,
+                          .state = operands.state()});
+}
+
+ValueId pool(Graph& graph, const std::string& name, ValueId x, TokenWindow window) {
+  auto operation = std::make_shared<PoolOperation>();
+  const Shape& shape = graph.shape(x);
+  require(shape.rank() == 3 && shape[1] == window.total && window.tokens > 0 && window.first >= 0 &&
+              window.first + window.tokens <= window.total,
+          name, "token window does not fit " + shape.str());
+  operation->window = window;
+  operation->batch = shape[0];
+  operation->hidden = shape[2];
+  return graph.append(operation, name, {x}, {{name, Shape{shape[0], shape[2]}}})[0];
+}
+
+double PoolOperation::flops(const Graph&, const Node&) const {
+  return static_cast<double>(batch * window.tokens * hidden);
+}
+
+void PoolOperation::gradient(Graph& graph, const Node& node) const {
+  auto operation = std::make_shared<PoolBackwardOperation>();
+  operation->forward = *this;
+  const ValueId x = node.inputs[0];
+  const auto dx =
+      graph.append(operation, node.name, {graph.gradient(node.outputs[0]), graph.gradient(x)},
+                   {{graph.value(x).name + ".grad", graph.shape(x)}});
+  graph.set_gradient(x, dx[0]);
+}
+
+void PoolOperation::run(Kernels& kernels, const Operands& operands) const {
+  kernels.pool_forward({.y = operands.out(0),
+                        .x = operands.in(0),
+                        .batch = batch,
+                        .hidden = hidden,
+                        .window = window});
+}
+
+}  // namespace vitrine

@@ -1,0 +1,44 @@
+// Reading whole files, and writing them so that a kill at any byte leaves the previous one whole.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+
+namespace vitrine {
+
+/// A file under construction: a temporary name in the same directory, which `commit` fsyncs and
+/// renames. Without `commit` nothing is left behind.
+class AtomicFile {
+ public:
+  /// Throws IoError when the directory cannot be written to.
+  explicit AtomicFile(const std::filesystem::path& path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Throws IoError with the reason (for example "no space left on device").
+  void write(const void* data, std::size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Flushes to the disk, renames, and flushes the directory.
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+};
+
+/// AtomicFile in one call.
+void write_file(const std::filesystem::path& path, std::string_view contents);
+
+/// The whole file. Throws BadInput "FILE: no such file" / the system's reason.
+std::string read_file(const std::filesystem::path& path);
+
+/// Flushes a directory's entries to the disk. Throws IoError.
+void sync_directory(const std::filesystem::path& directory);
+
+/// Points the symbolic link `link` at `target` (a name in the same directory) by one rename.
+void replace_symlink(const std::filesystem::path& target, const std::filesystem::path& link);
+
+}  // namespace vitrine

@@ -1,0 +1,175 @@
+// Reading and writing safetensors: [header length, u64 little-endian][JSON header][data].
+//
+//   https://github.com/huggingface/safetensors#format
+
+#include "vitrine/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <system_error>
+
+#include "io/files.h"
+#include "io/one_line.h"
+#include "io/safetensors_header.h"
+
+namespace vitrine {
+
+using safetensors::byte_size;
+using safetensors::Header;
+using safetensors::HeaderEntry;
+using safetensors::in_quotes;
+using safetensors::kLengthBytes;
+using safetensors::kMetadataKey;
+using safetensors::parse_header;
+
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "tensors are mapped as they are stored");
+
+constexpr std::size_t kAlignment = 8;
+
+/// The file in memory, read-only; unmapped with the last owner.
+struct Mapping {
+  std::shared_ptr<const void> memory;
+  std::uint64_t bytes = 0;
+};
+
+Mapping map_file(const std::filesystem::path& path, const std::string& name) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const auto fail = [&](const std::string& what) {
+    if (descriptor >= 0) ::close(descriptor);
+    throw BadInput(name + ": " + what);
+  };
+  const auto reason = [] { return std::generic_category().message(errno); };
+  struct stat status {};
+  if (descriptor < 0) fail(errno == ENOENT ? "no such file" : reason());
+  if (::fstat(descriptor, &status) != 0) fail(reason());
+  if (!S_ISREG(status.st_mode)) fail("not a regular file");
+  const auto bytes = static_cast<std::uint64_t>(status.st_size);
+  if (bytes == 0) fail("not a safetensors file: it is empty");
+  void* memory = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  if (memory == MAP_FAILED) fail("cannot map: " + reason());
+  ::close(descriptor);
+  const auto unmap = [bytes](const void* p) { ::munmap(const_cast<void*>(p), bytes); };
+  return {std::shared_ptr<const void>(memory, unmap), bytes};
+}
+
+float f16_to_f32(std::uint16_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16;
+  const std::uint32_t exponent = (half >> 10) & 0x1Fu;
+  const std::uint32_t mantissa = half & 0x3FFu;
+  if (exponent == 0) {
+    constexpr float kSmallest = 1.0f / 16777216.0f;  // 2^-24
+    const float value = static_cast<float>(mantissa) * kSmallest;
+    return sign ? -value : value;
+  }
+  const std::uint32_t wide = exponent == 31 ? 255u : exponent + 112u;
+  return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
+}
+
+/// The header of a new file, padded so that the data is aligned.
+std::string make_header(const std::filesystem::path& path,
+                        std::span<const SafetensorsTensor> tensors,
+                        const std::map<std::string, std::string>& metadata) {
+  const std::string file = one_line(path.string());
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header[kMetadataKey] = metadata;
+  std::set<std::string> names = {kMetadataKey};
+  std::uint64_t position = 0;
+  for (const SafetensorsTensor& tensor : tensors) {
+    const auto sizes = tensor.shape.sizes();
+    const bool negative = std::any_of(sizes.begin(), sizes.end(), [](auto s) { return s < 0; });
+    const auto bytes = byte_size({sizes.begin(), sizes.end()}, tensor.dtype);
+    const std::string name = "tensor " + in_quotes(tensor.name);
+    if (!names.insert(tensor.name).second) throw BadInput(file + ": " + name + " given twice");
+    if (negative || !bytes || (*bytes > 0 && tensor.data == nullptr)) {
+      throw BadInput(file + ": " + name + " of shape " + tensor.shape.str() + " has no such data");
+    }
+    header[tensor.name] = {{"dtype", to_string(tensor.dtype)},
+                           {"shape", std::vector<std::int64_t>(sizes.begin(), sizes.end())},
+                           {"data_offsets", {position, position + *bytes}}};
+    position += *bytes;
+  }
+  try {
+    std::string text = header.dump();
+    text.resize((text.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
+    return text;
+  } catch (const nlohmann::json::type_error&) {
+    throw BadInput(file + ": a tensor name or metadata is not UTF-8");
+  }
+}
+
+}  // namespace
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path) {
+  const std::string file = one_line(path.string());
+  const Mapping mapping = map_file(path, file);
+  mapping_ = mapping.memory;
+  const auto* bytes = static_cast<const char*>(mapping.memory.get());
+  Header header = parse_header({bytes, mapping.bytes}, file);
+  metadata_ = std::move(header.metadata);
+  const auto* data = reinterpret_cast<const std::byte*>(bytes) + kLengthBytes + header.bytes;
+  for (HeaderEntry& entry : header.entries) {
+    index_[entry.name] = entries_.size();
+    entries_.push_back({entry.name, entry.dtype, Shape(entry.shape), data + entry.begin(),
+                        entry.end() - entry.begin()});
+  }
+}
+
+const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {
+  const auto found = index_.find(name);
+  return found == index_.end() ? nullptr : &entries_[found->second];
+}
+
+std::vector<float> SafetensorsFile::read_f32(const std::string& name, const Shape& expected) const {
+  const std::string where = one_line(path_.string()) + ": tensor " + in_quotes(name);
+  const SafetensorsEntry* entry = find(name);
+  if (entry == nullptr) throw BadInput(where + " is missing, expected shape " + expected.str());
+  if (entry->shape != expected) {
+    throw BadInput(where + " has shape " + one_line(entry->shape.str(), 200) + ", expected " +
+                   expected.str());
+  }
+  std::vector<float> values(static_cast<std::size_t>(expected.elements()));
+  if (entry->dtype == DType::f32) {
+    if (!values.empty()) std::memcpy(values.data(), entry->data, entry->bytes);
+    return values;
+  }
+  if (entry->dtype != DType::bf16 && entry->dtype != DType::f16) {
+    throw BadInput(where + " has dtype " + std::string(to_string(entry->dtype)) +
+                   ", expected F32, BF16 or F16");
+  }
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, entry->data + i * sizeof bits, sizeof bits);
+    values[i] = entry->dtype == DType::f16
+                    ? f16_to_f32(bits)
+                    : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+  }
+  return values;
+}
+
+void write_safetensors(const std::filesystem::path& path,
+                       std::span<const SafetensorsTensor> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  const std::string header = make_header(path, tensors, metadata);
+  const std::uint64_t length = header.size();
+  AtomicFile file(path);
+  file.write(&length, sizeof length);
+  file.write(header);
+  for (const SafetensorsTensor& tensor : tensors) {
+    file.write(tensor.data, static_cast<std::size_t>(tensor.shape.elements()) *
+                                static_cast<std::size_t>(size_of(tensor.dtype)));
+  }
+  file.commit();
+}
+
+}  // namespace vitrine

@@ -1,0 +1,263 @@
+// config.json to structs and back, and the checks of both.
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "io/files.h"
+#include "model/fields.h"
+
+namespace vitrine {
+namespace {
+
+using nlohmann::json;
+
+// Keys that HuggingFace's ViT and timm's exports write and that change nothing here.
+constexpr std::array kIgnoredKeys = {"architectures",
+                                     "model_type",
+                                     "torch_dtype",
+                                     "dtype",
+                                     "transformers_version",
+                                     "label2id",
+                                     "problem_type",
+                                     "encoder_stride",
+                                     "pooler_act",
+                                     "pooler_output_size",
+                                     "return_dict",
+                                     "output_attentions",
+                                     "output_hidden_states",
+                                     "use_cache",
+                                     "_name_or_path",
+                                     "_attn_implementation",
+                                     "is_decoder",
+                                     "is_encoder_decoder",
+                                     "tie_word_embeddings",
+                                     "use_bfloat16",
+                                     "chunk_size_feed_forward",
+                                     "finetuning_task",
+                                     "torchscript",
+                                     "pruned_heads"};
+
+void read_image_size(JsonReader& reader, VitConfig& config) {
+  reader.also_known("image_size");
+  if (!reader.has("image_size")) return;
+  const json& found = reader.json()["image_size"];
+  if (found.is_array() && found.size() == 2) {
+    config.image_height = reader.read<std::int64_t>("image_size", found[0]);
+    config.image_width = reader.read<std::int64_t>("image_size", found[1]);
+  } else {
+    if (!found.is_number_integer()) reader.fail("image_size", found, "a number or [height, width]");
+    config.image_height = config.image_width = reader.read<std::int64_t>("image_size", found);
+  }
+}
+
+void read_hidden_act(JsonReader& reader, VitConfig& config) {
+  reader.also_known("hidden_act");
+  if (!reader.has("hidden_act")) return;
+  const json& found = reader.json()["hidden_act"];
+  if (!found.is_string()) reader.fail("hidden_act", found, "a name");
+  auto name = found.get<std::string>();
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh") name = "gelu_tanh";
+  config.hidden_act = enum_from<ActivationKind>(name, "hidden_act", reader.source());
+}
+
+// id2label maps "0", "1", … to names; num_labels and num_classes say the number only.
+void read_classes(JsonReader& reader, RunConfig& config) {
+  for (const char* key : {"num_classes", "num_labels", "id2label"}) reader.also_known(key);
+  if (reader.has("id2label")) {
+    const json& labels = reader.json()["id2label"];
+    if (!labels.is_object()) reader.fail("id2label", labels, "an object");
+    config.class_names.clear();
+    for (std::size_t k = 0; k < labels.size(); ++k) {
+      const auto name = labels.find(std::to_string(k));
+      if (name == labels.end() || !name->is_string()) {
+        throw BadInput(reader.source() + ": id2label: found no name for " + std::to_string(k) +
+                       ", expected one for each of 0 to " + std::to_string(labels.size() - 1));
+      }
+      config.class_names.push_back(name->get<std::string>());
+    }
+    config.model.num_classes = static_cast<std::int64_t>(labels.size());
+  }
+  for (const char* key : {"num_labels", "num_classes"}) {
+    if (!reader.has(key)) continue;
+    config.model.num_classes = reader.read<std::int64_t>(key, reader.json()[key]);
+  }
+}
+
+void expect(bool condition, const std::string& source, const std::string& key,
+            const std::string& found, const std::string& expected) {
+  if (!condition)
+    throw BadInput(source + ": " + key + ": found " + found + ", expected " + expected);
+}
+
+std::string text(double number) {
+  std::string digits = json(number).dump();
+  return digits.ends_with(".0") ? digits.substr(0, digits.size() - 2) : digits;
+}
+
+void expect_at_least(double number, double least, const std::string& source,
+                     const std::string& key) {
+  expect(std::isfinite(number) && number >= least, source, key, text(number),
+         "at least " + text(least));
+}
+
+void expect_probability(double number, const std::string& source, const std::string& key) {
+  expect(number >= 0 && number < 1, source, key, text(number), "a number in [0, 1)");
+}
+
+}  // namespace
+
+void read_json(const json& document, const std::string& source, RunConfig& config) {
+  JsonReader reader(document, source);
+  for (const char* key : kIgnoredKeys) reader.also_known(key);
+  // HuggingFace's own default, which its files may leave unsaid.
+  if (reader.has("model_type") && document["model_type"] == "vit") {
+    config.model.layer_norm_eps = 1e-12;
+  }
+  read_image_size(reader, config.model);
+  read_hidden_act(reader, config.model);
+  read_classes(reader, config);
+  model_fields(reader, config.model);
+  recipe_fields(reader, config.recipe);
+  reader("preset", config.preset);
+  reader.finish();
+}
+
+void read_json_file(const std::string& path, RunConfig& config) {
+  read_json(parse_json(read_file(path), path), path, config);
+}
+
+nlohmann::ordered_json model_json(const RunConfig& run) {
+  const VitConfig& config = run.model;
+  JsonWriter writer;
+  if (config.image_height == config.image_width) {
+    writer.json()["image_size"] = config.image_height;
+  } else {
+    writer.json()["image_size"] = {config.image_height, config.image_width};
+  }
+  writer.json()["num_classes"] = config.num_classes;
+  writer("hidden_act", config.hidden_act);
+  model_fields(writer, config);
+  if (static_cast<std::int64_t>(run.class_names.size()) == config.num_classes) {
+    for (std::size_t k = 0; k < run.class_names.size(); ++k) {
+      writer.json()["id2label"][std::to_string(k)] = run.class_names[k];
+    }
+  }
+  return writer.json();
+}
+
+nlohmann::ordered_json recipe_json(const Recipe& recipe) {
+  JsonWriter writer;
+  recipe_fields(writer, recipe);
+  return writer.json();
+}
+
+nlohmann::ordered_json to_json(const RunConfig& config) {
+  nlohmann::ordered_json document = model_json(config);
+  document.update(recipe_json(config.recipe));
+  if (!config.preset.empty()) document["preset"] = config.preset;
+  return document;
+}
+
+void validate(const VitConfig& c, const std::string& source) {
+  auto positive = [&](const char* key, std::int64_t number) {
+    expect_at_least(static_cast<double>(number), 1, source, key);
+  };
+  positive("image_size", std::min(c.image_height, c.image_width));
+  positive("patch_size", c.patch_size);
+  positive("hidden_size", c.hidden_size);
+  positive("num_attention_heads", c.num_attention_heads);
+  positive("intermediate_size", c.intermediate_size);
+  positive("num_classes", c.num_classes);
+  expect_at_least(static_cast<double>(c.num_hidden_layers), 0, source, "num_hidden_layers");
+  expect(c.num_channels == 1 || c.num_channels == 3, source, "num_channels",
+         std::to_string(c.num_channels), "1 or 3");
+  const std::string size = std::to_string(c.image_height) + "x" + std::to_string(c.image_width);
+  expect(c.image_height % c.patch_size == 0 && c.image_width % c.patch_size == 0, source,
+         "image_size", size, "a multiple of patch_size " + std::to_string(c.patch_size));
+  expect(c.hidden_size % c.num_attention_heads == 0, source, "hidden_size",
+         std::to_string(c.hidden_size),
+         "a multiple of num_attention_heads " + std::to_string(c.num_attention_heads));
+  expect(c.position != Position::sincos2d || c.hidden_size % 4 == 0, source, "hidden_size",
+         std::to_string(c.hidden_size), "a multiple of 4 for position sincos2d");
+  expect(c.pool == Pool::mean || c.class_token != ClassToken::none, source, "pool", "token",
+         "mean when class_token is none");
+  expect(c.position_rows == 0 || c.position_rows >= c.tokens(), source, "position_rows",
+         std::to_string(c.position_rows), "at least the " + std::to_string(c.tokens()) + " tokens");
+  expect_probability(c.hidden_dropout_prob, source, "hidden_dropout_prob");
+  expect_probability(c.attention_probs_dropout_prob, source, "attention_probs_dropout_prob");
+  expect_probability(c.activation_dropout_prob, source, "activation_dropout_prob");
+  expect_probability(std::max(c.embedding_dropout_prob, 0.0), source, "embedding_dropout_prob");
+  expect_probability(c.drop_path_rate, source, "drop_path_rate");
+  expect(c.layer_norm_eps > 0 && c.layer_norm_eps < 1, source, "layer_norm_eps",
+         text(c.layer_norm_eps), "a small positive number");
+  expect_at_least(c.initializer_range, 0, source, "initializer_range");
+}
+
+void validate(const Recipe& r, const std::string& source) {
+  auto at_least = [&](const char* key, double number, double least) {
+    expect_at_least(number, least, source, key);
+  };
+  at_least("batch_size", static_cast<double>(r.batch_size), 1);
+  at_least("grad_accum_steps", static_cast<double>(r.grad_accum_steps), 1);
+  at_least("epochs", static_cast<double>(r.epochs), 0);
+  at_least("max_steps", static_cast<double>(r.max_steps), 0);
+  at_least("checkpoint_interval", static_cast<double>(r.checkpoint_interval), 0);
+  at_least("log_interval", static_cast<double>(r.log_interval), 1);
+  at_least("lr", r.lr, 0);
+  at_least("min_lr", r.min_lr, 0);
+  at_least("warmup_lr", r.warmup_lr, 0);
+  at_least("warmup_epochs", r.warmup_epochs, 0);
+  at_least("weight_decay", r.weight_decay, 0);
+  at_least("clip_grad", r.clip_grad, 0);
+  at_least("opt_eps", r.opt_eps, 0);
+  expect_probability(r.beta1, source, "beta1");
+  expect_probability(r.beta2, source, "beta2");
+  expect_probability(r.smoothing, source, "smoothing");
+  expect(r.hflip >= 0 && r.hflip <= 1, source, "hflip", text(r.hflip), "a number in [0, 1]");
+  auto range = [&](const char* key, const std::vector<double>& pair) {
+    expect(pair.size() == 2 && pair[0] > 0 && pair[0] <= pair[1], source, key, json(pair).dump(),
+           "two positive numbers, the smaller first");
+  };
+  range("scale", r.scale);
+  range("ratio", r.ratio);
+  expect(r.scale[1] <= 1, source, "scale", text(r.scale[1]), "at most 1");
+  expect(r.mean.size() == r.std.size(), source, "std", json(r.std).dump(),
+         "as many numbers as mean has");
+  for (float number : r.mean) {
+    expect(std::isfinite(number), source, "mean", json(r.mean).dump(), "finite numbers");
+  }
+  for (float number : r.std) {
+    expect(std::isfinite(number) && number > 0, source, "std", json(r.std).dump(),
+           "positive numbers");
+  }
+}
+
+OptimizerConfig optimizer_config(const Recipe& r) {
+  return {.kind = r.opt,
+          .weight_decay = r.weight_decay,
+          .decay_all = r.weight_decay_all,
+          .beta1 = r.beta1,
+          .beta2 = r.beta2,
+          .eps = r.opt_eps,
+          .clip_norm = r.clip_grad};
+}
+
+Transform transform(const Recipe& r, std::int64_t channels) {
+  const auto count = static_cast<std::size_t>(channels);
+  auto per_channel = [&](const std::vector<float>& given, float otherwise, const char* key) {
+    if (given.empty()) return std::vector<float>(count, otherwise);
+    if (given.size() == 1) return std::vector<float>(count, given[0]);
+    if (given.size() != count) {
+      throw BadInput(std::string(key) + ": found " + std::to_string(given.size()) +
+                     " numbers, expected one for each of " + std::to_string(channels) +
+                     " channels");
+    }
+    return given;
+  };
+  return {.mean = per_channel(r.mean, 0.0f, "mean"),
+          .std = per_channel(r.std, 1.0f, "std"),
+          .hflip = static_cast<float>(r.hflip),
+          .scale = {static_cast<float>(r.scale[0]), static_cast<float>(r.scale[1])},
+          .ratio = {static_cast<float>(r.ratio[0]), static_cast<float>(r.ratio[1])}};
+}
+
+}  // namespace vitrine

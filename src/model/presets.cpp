@@ -1,0 +1,234 @@
+// Presets: a model, its data transforms and its recipe together.
+//
+//   mnist-tutorial, notes-encoder, d2l-224, cifar10-small: published tutorials, kept to the letter
+//   mnist-small: our own, small and good      vit_*: the paper's sizes under timm's names
+#include <cctype>
+
+#include "io/json_fields.h"
+#include "vitrine/recipe.h"
+
+namespace vitrine {
+namespace {
+
+RunConfig mnist_tutorial() {
+  RunConfig c;
+  c.model = {.image_height = 28,
+             .image_width = 28,
+             .patch_size = 4,
+             .num_channels = 1,
+             .hidden_size = 8,
+             .num_hidden_layers = 2,
+             .num_attention_heads = 2,
+             .intermediate_size = 32,
+             .num_classes = 10};
+  c.model.layer_norm_eps = 1e-5;
+  c.model.final_norm = false;
+  c.model.output_projection = false;
+  c.model.head_softmax = true;
+  c.model.qkv_layout = QkvLayout::per_head;
+  c.model.position = Position::sincos1d;
+  c.model.init = Initialization::torch;
+  c.model.embedding_init = EmbeddingInitialization::uniform;
+  c.recipe.dataset = "mnist";
+  c.recipe.batch_size = 128;
+  c.recipe.epochs = 5;
+  c.recipe.opt = OptimizerKind::adam;
+  c.recipe.lr = 5e-3;
+  c.recipe.sched = ScheduleKind::constant;
+  c.recipe.weight_decay = 0;
+  c.recipe.loss_average = LossAverage::batches;
+  return c;
+}
+
+RunConfig mnist_small() {
+  RunConfig c;
+  c.model = {.image_height = 28,
+             .image_width = 28,
+             .patch_size = 4,
+             .num_channels = 1,
+             .hidden_size = 64,
+             .num_hidden_layers = 4,
+             .num_attention_heads = 4,
+             .intermediate_size = 128,
+             .num_classes = 10};
+  c.model.init = Initialization::trunc_normal;
+  c.model.embedding_init = EmbeddingInitialization::trunc_normal;
+  c.recipe.dataset = "mnist";
+  c.recipe.mean = {0.1307f};
+  c.recipe.std = {0.3081f};
+  c.recipe.scale = {0.7, 1.0};
+  c.recipe.batch_size = 128;
+  c.recipe.epochs = 10;
+  c.recipe.lr = 2e-3;
+  c.recipe.warmup_epochs = 1;
+  c.recipe.weight_decay = 0.05;
+  c.recipe.clip_grad = 1.0;
+  return c;
+}
+
+RunConfig notes_encoder() {
+  RunConfig c;
+  c.model = {.image_height = 8,
+             .image_width = 8,
+             .patch_size = 4,
+             .num_channels = 3,
+             .hidden_size = 8,
+             .num_hidden_layers = 6,
+             .num_attention_heads = 8,
+             .intermediate_size = 2048,
+             .num_classes = 10};
+  c.model.hidden_act = ActivationKind::relu;
+  c.model.hidden_dropout_prob = 0.1;
+  c.model.attention_probs_dropout_prob = 0.1;
+  c.model.activation_dropout_prob = 0.1;
+  c.model.embedding_dropout_prob = 0.0;
+  c.model.layer_norm_eps = 1e-5;
+  c.model.patch_bias = false;
+  c.model.final_norm = false;
+  c.model.norm_order = NormOrder::post;
+  c.model.position_rows = 16;
+  c.model.init = Initialization::torch_encoder;
+  c.model.embedding_init = EmbeddingInitialization::normal;
+  c.model.patch_init_normal = true;
+  c.recipe.dataset = "cifar10";
+  c.recipe.opt = OptimizerKind::adam;
+  c.recipe.weight_decay = 0;
+  return c;
+}
+
+RunConfig d2l_224() {
+  RunConfig c;
+  c.model = {.hidden_size = 768,
+             .num_hidden_layers = 2,
+             .num_attention_heads = 4,
+             .intermediate_size = 1536,
+             .num_classes = 1000};
+  c.model.hidden_act = ActivationKind::relu;
+  c.model.attention_probs_dropout_prob = 0.2;
+  c.model.layer_norm_eps = 1e-5;
+  c.model.qkv_bias = false;
+  c.model.proj_bias = false;
+  c.model.final_norm = false;
+  c.model.class_token = ClassToken::last;
+  c.model.norm_order = NormOrder::d2l;
+  c.model.init = Initialization::torch;
+  c.model.embedding_init = EmbeddingInitialization::normal;
+  c.recipe.dataset = "cifar10";
+  c.recipe.opt = OptimizerKind::adam;
+  c.recipe.weight_decay = 0;
+  return c;
+}
+
+RunConfig cifar10_small() {
+  RunConfig c;
+  c.model = {.image_height = 32,
+             .image_width = 32,
+             .patch_size = 4,
+             .num_channels = 3,
+             .hidden_size = 48,
+             .num_hidden_layers = 4,
+             .num_attention_heads = 4,
+             .intermediate_size = 192,
+             .num_classes = 10};
+  c.model.hidden_act = ActivationKind::gelu_tanh;
+  c.model.layer_norm_eps = 1e-5;
+  c.model.final_norm = false;
+  c.model.init = Initialization::normal;
+  c.model.embedding_init = EmbeddingInitialization::trunc_normal;
+  c.recipe.dataset = "cifar10";
+  c.recipe.mean = {0.5f, 0.5f, 0.5f};
+  c.recipe.std = {0.5f, 0.5f, 0.5f};
+  c.recipe.hflip = 0.5;
+  c.recipe.scale = {0.8, 1.0};
+  c.recipe.batch_size = 256;
+  c.recipe.epochs = 100;
+  c.recipe.lr = 1e-2;
+  c.recipe.sched = ScheduleKind::constant;
+  c.recipe.weight_decay = 1e-2;
+  c.recipe.weight_decay_all = true;
+  return c;
+}
+
+struct Size {
+  const char* name;
+  std::int64_t hidden, layers, heads, mlp;
+};
+constexpr std::array<Size, 5> kSizes = {{{"tiny", 192, 12, 3, 768},
+                                         {"small", 384, 12, 6, 1536},
+                                         {"base", 768, 12, 12, 3072},
+                                         {"large", 1024, 24, 16, 4096},
+                                         {"huge", 1280, 32, 16, 5120}}};
+constexpr std::array<int, 4> kPatches = {8, 14, 16, 32};
+constexpr std::array<int, 2> kImages = {224, 384};
+
+RunConfig timm(const Size& size, int patch, int image) {
+  RunConfig c;
+  c.model = {.image_height = image,
+             .image_width = image,
+             .patch_size = patch,
+             .hidden_size = size.hidden,
+             .num_hidden_layers = size.layers,
+             .num_attention_heads = size.heads,
+             .intermediate_size = size.mlp};
+  c.recipe.dataset = "cifar10";
+  c.recipe.mean = {0.5f, 0.5f, 0.5f};
+  c.recipe.std = {0.5f, 0.5f, 0.5f};
+  c.recipe.hflip = 0.5;
+  c.recipe.epochs = 300;
+  c.recipe.warmup_epochs = 5;
+  c.recipe.clip_grad = 1.0;
+  c.recipe.smoothing = 0.1;
+  return c;
+}
+
+std::string timm_name(const Size& size, int patch, int image) {
+  return "vit_" + std::string(size.name) + "_patch" + std::to_string(patch) + "_" +
+         std::to_string(image);
+}
+
+}  // namespace
+
+std::vector<PresetInfo> presets() {
+  std::vector<PresetInfo> list = {
+      {"mnist-small", "64 wide, 4 blocks, for 28x28 grey digits: over 98.5 % on MNIST"},
+      {"mnist-tutorial", "8 wide, 2 blocks, per-head q/k/v, no output projection (B. Pulfer)"},
+      {"cifar10-small", "48 wide, 4 blocks, for 32x32 colour images (T. Nguyen)"},
+      {"notes-encoder", "post-norm encoder of 8x8 images, dropout everywhere"},
+      {"d2l-224", "768 wide, 2 blocks, class token last, norm outside the residual"}};
+  for (const Size& size : kSizes) {
+    for (int patch : kPatches) {
+      for (int image : kImages) {
+        if (image % patch != 0) continue;
+        list.push_back({timm_name(size, patch, image), "the paper's size under timm's name"});
+      }
+    }
+  }
+  return list;
+}
+
+RunConfig preset(const std::string& name) {
+  auto named = [&](RunConfig config) {
+    config.preset = name;
+    return config;
+  };
+  if (name == "mnist-tutorial") return named(mnist_tutorial());
+  if (name == "mnist-small") return named(mnist_small());
+  if (name == "notes-encoder") return named(notes_encoder());
+  if (name == "d2l-224") return named(d2l_224());
+  if (name == "cifar10-small") return named(cifar10_small());
+  for (const Size& size : kSizes) {
+    for (int patch : kPatches) {
+      for (int image : kImages) {
+        if (image % patch == 0 && name == timm_name(size, patch, image)) {
+          return named(timm(size, patch, image));
+        }
+      }
+    }
+  }
+  std::vector<std::string> known;
+  for (const PresetInfo& info : presets()) known.push_back(info.name);
+  throw BadInput("--preset: found \"" + name + "\", the nearest known one is \"" +
+                 nearest(name, known) + "\"");
+}
+
+}  // namespace vitrine

@@ -1,0 +1,232 @@
+// The Vision Transformer as a graph.
+//
+//   x = tokens(patches · Wᵖ)                                    Dosovitskiy et al. 2021,
+//   section 3.1 pre:   x += attn(norm1(x));           x += mlp(norm2(x)) post:  x = norm1(x +
+//   attn(x));        x = norm2(x + mlp(x)) d2l:   x = norm1(x);  x += attn(x);   x += mlp(norm2(x))
+//   logits = head(norm(pool(x)))
+#include "vitrine/vit.h"
+
+namespace vitrine {
+namespace {
+
+// Random operations are numbered by place, so that passes and missing parts do not move them.
+enum Site : std::uint32_t {
+  kAttention,
+  kAfterAttention,
+  kAttentionPath,
+  kInsideMlp,
+  kAfterMlp,
+  kMlpPath,
+  kSitesPerBlock
+};
+constexpr std::uint32_t kEmbedding = 0;
+
+class Builder {
+ public:
+  Builder(const VitConfig& config, const VitOptions& options)
+      : config_(config), options_(options), graph_(options.training) {}
+
+  Graph build() {
+    ValueId x = embed();
+    for (std::int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) x = block(x, layer);
+    const ValueId logits = head(x);
+    graph_.keep(logits);
+    const ValueId labels =
+        graph_.input("labels", Shape{options_.rows}, DType::i32, ValueKind::row_input);
+    const LossValues loss = cross_entropy(graph_, "loss", logits, labels,
+                                          {.label_smoothing = options_.label_smoothing,
+                                           .head_softmax = config_.head_softmax,
+                                           .probabilities = options_.probabilities});
+    if (options_.probabilities) graph_.keep(loss.probabilities);
+    return std::move(graph_);
+  }
+
+ private:
+  ValueId weight(const std::string& name, const Shape& shape) {
+    return graph_.parameter(name, shape);
+  }
+  ValueId bias(const std::string& name, std::int64_t size, bool present = true) {
+    return present ? graph_.parameter(name, Shape{size}) : kNone;
+  }
+  TokenWindow all() const { return {config_.tokens(), 0, config_.tokens()}; }
+  Dropout dropout(double probability, std::uint32_t operation) const {
+    return {options_.training ? static_cast<float>(probability) : 0.0f, operation};
+  }
+  Dropout site(double probability, std::int64_t layer, Site where) const {
+    return dropout(probability, 1 + static_cast<std::uint32_t>(layer) * kSitesPerBlock + where);
+  }
+  double path_rate(std::int64_t layer) const {
+    const std::int64_t last = config_.num_hidden_layers - 1;
+    return last == 0
+               ? 0.0
+               : config_.drop_path_rate * static_cast<double>(layer) / static_cast<double>(last);
+  }
+
+  ValueId embed() {
+    const VitConfig& c = config_;
+    const std::int64_t height = options_.source_height ? options_.source_height : c.image_height;
+    const std::int64_t width = options_.source_width ? options_.source_width : c.image_width;
+    const ValueId images =
+        graph_.input("images", Shape{options_.stored_images, c.num_channels, height, width},
+                     options_.images, ValueKind::input);
+    if (options_.image_gradient) graph_.require_gradient(images);
+    const std::int64_t row_bytes = static_cast<std::int64_t>(sizeof(BatchRow));
+    const ValueId rows =
+        graph_.input("rows", Shape{options_.rows, row_bytes}, DType::u8, ValueKind::row_input);
+    const auto channels = static_cast<std::size_t>(c.num_channels);
+    auto or_else = [&](const std::vector<float>& given, float otherwise) {
+      return given.empty() ? std::vector<float>(channels, otherwise) : given;
+    };
+    const ValueId mean =
+        graph_.constant("mean", Shape{c.num_channels}, or_else(options_.mean, 0.0f));
+    const ValueId std = graph_.constant("std", Shape{c.num_channels}, or_else(options_.std, 1.0f));
+    const ValueId pixels = patch_embed(graph_, "patch_embed", images, rows, mean, std,
+                                       {.channels = c.num_channels,
+                                        .height = c.image_height,
+                                        .width = c.image_width,
+                                        .patch_size = c.patch_size,
+                                        .source_height = height,
+                                        .source_width = width});
+    ValueId class_token = kNone;
+    if (c.class_token != ClassToken::none) {
+      class_token = weight("cls_token", Shape{1, 1, c.hidden_size});
+    }
+    const ValueId position = positions();
+    const ValueId projected =
+        linear(graph_, "patch_embed.proj", pixels,
+               weight("patch_embed.proj.weight",
+                      Shape{c.hidden_size, c.num_channels, c.patch_size, c.patch_size}),
+               bias("patch_embed.proj.bias", c.hidden_size, c.patch_bias));
+    const double rate =
+        c.embedding_dropout_prob < 0 ? c.hidden_dropout_prob : c.embedding_dropout_prob;
+    return tokens(graph_, "tokens", projected, class_token, position, c.class_token,
+                  dropout(rate, kEmbedding));
+  }
+
+  ValueId positions() {
+    const VitConfig& c = config_;
+    if (c.position == Position::none) return kNone;
+    if (c.position == Position::learned) {
+      const std::int64_t rows = c.position_rows ? c.position_rows : c.tokens();
+      return weight("pos_embed", Shape{1, rows, c.hidden_size});
+    }
+    return graph_.constant("positions", Shape{c.tokens(), c.hidden_size}, sincos_positions(c));
+  }
+
+  ValueId norm(const std::string& name, ValueId x) {
+    const ValueId scale = weight(name + ".weight", Shape{config_.hidden_size});
+    const ValueId shift = weight(name + ".bias", Shape{config_.hidden_size});
+    return layer_norm(graph_, name, x, scale, shift, static_cast<float>(config_.layer_norm_eps));
+  }
+
+  ValueId attend(const std::string& name, ValueId x, std::int64_t layer) {
+    const std::int64_t d = config_.hidden_size, heads = config_.num_attention_heads;
+    ValueId qkv = kNone;
+    if (config_.qkv_layout == QkvLayout::per_head) {
+      const ValueId maps = weight(name + ".qkv.weight", Shape{3, heads, d / heads, d / heads});
+      const ValueId shifts =
+          config_.qkv_bias ? weight(name + ".qkv.bias", Shape{3, heads, d / heads}) : kNone;
+      qkv = per_head_linear(graph_, name + ".qkv", x, maps, shifts);
+    } else {
+      const ValueId maps = weight(name + ".qkv.weight", Shape{3 * d, d});
+      qkv =
+          linear(graph_, name + ".qkv", x, maps, bias(name + ".qkv.bias", 3 * d, config_.qkv_bias));
+    }
+    const Dropout drop = site(config_.attention_probs_dropout_prob, layer, kAttention);
+    const ValueId out =
+        attention(graph_, name, qkv, kNone, heads, all(), drop, /*keep_probabilities=*/false).out;
+    if (!config_.output_projection) return out;
+    const ValueId projection = weight(name + ".proj.weight", Shape{d, d});
+    return linear(graph_, name + ".proj", out, projection,
+                  bias(name + ".proj.bias", d, config_.proj_bias));
+  }
+
+  ValueId mlp(const std::string& name, ValueId x, std::int64_t layer) {
+    const std::int64_t d = config_.hidden_size, inner = config_.intermediate_size;
+    const ValueId first = weight(name + ".fc1.weight", Shape{inner, d});
+    const ValueId shift = bias(name + ".fc1.bias", inner);
+    const ValueId hidden = linear(graph_, name + ".fc1", x, first, kNone);
+    const ValueId active =
+        activation(graph_, name + ".act", hidden, shift, config_.hidden_act,
+                   site(config_.activation_dropout_prob, layer, kInsideMlp), all());
+    const ValueId second = weight(name + ".fc2.weight", Shape{d, inner});
+    return linear(graph_, name + ".fc2", active, second, bias(name + ".fc2.bias", d));
+  }
+
+  ValueId join(const std::string& name, ValueId x, ValueId branch, std::int64_t layer, Site after,
+               Site path) {
+    return residual(graph_, name, x, branch, site(config_.hidden_dropout_prob, layer, after),
+                    site(path_rate(layer), layer, path), all());
+  }
+
+  ValueId block(ValueId x, std::int64_t layer) {
+    const std::string name = "blocks." + std::to_string(layer);
+    const std::string attn = name + ".attn", feed = name + ".mlp";
+    auto join_attention = [&](ValueId to, ValueId branch) {
+      return join(attn + ".residual", to, branch, layer, kAfterAttention, kAttentionPath);
+    };
+    auto join_mlp = [&](ValueId to, ValueId branch) {
+      return join(feed + ".residual", to, branch, layer, kAfterMlp, kMlpPath);
+    };
+    switch (config_.norm_order) {
+      case NormOrder::pre:
+        x = join_attention(x, attend(attn, norm(name + ".norm1", x), layer));
+        return join_mlp(x, mlp(feed, norm(name + ".norm2", x), layer));
+      case NormOrder::post:
+        x = norm(name + ".norm1", join_attention(x, attend(attn, x, layer)));
+        return norm(name + ".norm2", join_mlp(x, mlp(feed, x, layer)));
+      case NormOrder::d2l:
+        x = norm(name + ".norm1", x);
+        x = join_attention(x, attend(attn, x, layer));
+        return join_mlp(x, mlp(feed, norm(name + ".norm2", x), layer));
+    }
+    return x;
+  }
+
+  ValueId head(ValueId x) {
+    const VitConfig& c = config_;
+    const bool has_token = c.class_token != ClassToken::none;
+    TokenWindow window{1, c.class_token == ClassToken::last ? c.patches() : 0, c.tokens()};
+    if (c.pool == Pool::mean) {
+      window = {c.patches(), has_token && c.class_token == ClassToken::first ? 1 : 0, c.tokens()};
+      if (c.final_norm && c.pool_norm == PoolNorm::before) x = norm("norm", x);
+    }
+    x = pool(graph_, "pool", x, window);
+    if (c.final_norm && c.pool == Pool::token) x = norm("norm", x);
+    if (c.final_norm && c.pool == Pool::mean && c.pool_norm == PoolNorm::after) {
+      x = norm("fc_norm", x);
+    }
+    const ValueId classifier = weight("head.weight", Shape{c.num_classes, c.hidden_size});
+    const ValueId logits =
+        linear(graph_, "logits", x, classifier, bias("head.bias", c.num_classes));
+    return logits;
+  }
+
+  const VitConfig& config_;
+  const VitOptions& options_;
+  Graph graph_;
+};
+
+}  // namespace
+
+Graph build_vit(const VitConfig& config, const VitOptions& options) {
+  Graph graph = Builder(config, options).build();
+  if (options.prune_last_block) graph = prune_unread_tokens(graph);
+  if (options.fuse_residual_norm) graph = fuse_residual_norm(graph);
+  if (options.training) graph.backward(graph.find("loss"));
+  return graph;
+}
+
+Plan plan_vit(const VitConfig& config, VitOptions options, std::int64_t batch,
+              const DeviceTraits& traits) {
+  options.fuse_residual_norm &= traits.fuse_residual_norm;
+  options.prune_last_block &= traits.prune_last_block;
+  options.rows = 1;
+  const Plan single(build_vit(config, options), traits, {.batch = 1, .rows = 1});
+  const Chunking chunking =
+      choose_chunking(batch, single.arena_bytes(), single.graph().parameter_count(), traits);
+  options.rows = chunking.rows;
+  return Plan(build_vit(config, options), traits, chunking);
+}
+
+}  // namespace vitrine

@@ -1,0 +1,105 @@
+// Weights, moments and their update; learning-rate schedules.
+#include "vitrine/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace vitrine {
+
+double Schedule::at(std::int64_t step) const {
+  if (step < warmup_steps) {
+    return warmup_lr +
+           (lr - warmup_lr) * static_cast<double>(step) / static_cast<double>(warmup_steps);
+  }
+  if (kind == ScheduleKind::constant) return lr;
+  const std::int64_t length = std::max<std::int64_t>(total_steps - warmup_steps, 1);
+  const double done =
+      std::min(1.0, static_cast<double>(step - warmup_steps) / static_cast<double>(length));
+  return min_lr + (lr - min_lr) * 0.5 * (1.0 + std::cos(std::numbers::pi * done));
+}
+
+bool decays_by_default(const Parameter& parameter) {
+  return parameter.shape.rank() > 1 && !parameter.name.ends_with(".bias") &&
+         parameter.name != "cls_token" && parameter.name != "pos_embed";
+}
+
+namespace {
+
+std::vector<ParameterRegion> make_regions(const Plan& plan, const OptimizerConfig& config) {
+  std::vector<ParameterRegion> regions;
+  const std::vector<Parameter>& parameters = plan.graph().parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const bool decays = config.decay_all || decays_by_default(parameters[i]);
+    const float decay = decays ? static_cast<float>(config.weight_decay) : 0.0f;
+    const std::int64_t begin = plan.parameter_offset(static_cast<int>(i));
+    const std::int64_t end = i + 1 < parameters.size()
+                                 ? plan.parameter_offset(static_cast<int>(i) + 1)
+                                 : plan.parameter_elements();
+    // Padding is zero and stays zero, so a region may run over it into the next tensor.
+    if (!regions.empty() && regions.back().weight_decay == decay) {
+      regions.back().end = end;
+    } else {
+      regions.push_back({.begin = begin, .end = end, .weight_decay = decay});
+    }
+  }
+  return regions;
+}
+
+}  // namespace
+
+Optimizer::Optimizer(Device& device, const Plan& plan, const OptimizerConfig& config)
+    : device_(device), config_(config), elements_(plan.parameter_elements()) {
+  const auto bytes = static_cast<std::size_t>(elements_) * sizeof(float);
+  weights_ = device.allocate(bytes, "weights");
+  first_moment_ = device.allocate(bytes, "first moments");
+  second_moment_ = device.allocate(bytes, "second moments");
+  const std::vector<ParameterRegion> regions = make_regions(plan, config);
+  num_regions_ = static_cast<std::int64_t>(regions.size());
+  regions_ = device.allocate(regions.size() * sizeof(ParameterRegion), "parameter table");
+  device.upload(regions_.data(), regions.data(), regions.size() * sizeof(ParameterRegion));
+  state_ = device.allocate(sizeof(OptimizerState), "optimizer state");
+}
+
+void Optimizer::update(const float* gradients, const StepState* state) {
+  Kernels& kernels = device_.kernels();
+  kernels.gradient_norm(
+      {.optimizer = state_.as<OptimizerState>(), .gradients = {gradients, elements_}});
+  kernels.adamw({.weights = {weights_.as<float>(), elements_},
+                 .first_moment = {first_moment_.as<float>(), elements_},
+                 .second_moment = {second_moment_.as<float>(), elements_},
+                 .gradients = {gradients, elements_},
+                 .regions = {regions_.as<ParameterRegion>(), num_regions_},
+                 .optimizer = state_.as<OptimizerState>(),
+                 .state = state,
+                 .beta1 = static_cast<float>(config_.beta1),
+                 .beta2 = static_cast<float>(config_.beta2),
+                 .eps = static_cast<float>(config_.eps),
+                 .clip_norm = static_cast<float>(config_.clip_norm),
+                 .decoupled = config_.kind == OptimizerKind::adamw});
+}
+
+OptimizerState Optimizer::state() const {
+  OptimizerState state;
+  device_.download(&state, state_.data(), sizeof state);
+  return state;
+}
+
+std::vector<float> Optimizer::download(const Buffer& buffer) const {
+  std::vector<float> numbers(static_cast<std::size_t>(elements_));
+  device_.download(numbers.data(), buffer.data(), numbers.size() * sizeof(float));
+  return numbers;
+}
+
+void Optimizer::upload_weights(const std::vector<float>& numbers) {
+  device_.upload(weights_.data(), numbers.data(), numbers.size() * sizeof(float));
+}
+
+void Optimizer::upload_moments(const std::vector<float>& first, const std::vector<float>& second,
+                               const OptimizerState& state) {
+  device_.upload(first_moment_.data(), first.data(), first.size() * sizeof(float));
+  device_.upload(second_moment_.data(), second.data(), second.size() * sizeof(float));
+  device_.upload(state_.data(), &state, sizeof state);
+}
+
+}  // namespace vitrine

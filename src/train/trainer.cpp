@@ -1,0 +1,307 @@
+// The training loop.
+//
+// A step is: fill the batch's rows, run the plan (once a micro-batch, adding gradients), sum the
+// lanes, update. What a step computes is a function of (seed, step), so a resumed run repeats the
+// bits of one that was not interrupted.
+#include "vitrine/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "io/files.h"
+#include "io/json_fields.h"
+
+namespace vitrine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+VitOptions options_for(const RunConfig& config, const Dataset& data) {
+  const Transform t = transform(config.recipe, config.model.num_channels);
+  return {.training = true,
+          .source_height = data.height,
+          .source_width = data.width,
+          .stored_images = data.size(),
+          .mean = t.mean,
+          .std = t.std,
+          .label_smoothing = static_cast<float>(config.recipe.smoothing)};
+}
+
+Plan make_plan(const RunConfig& config, const Dataset& train, const DeviceTraits& traits) {
+  check_data(config, train);
+  const std::int64_t batch = config.recipe.batch_size;
+  if (batch * config.recipe.grad_accum_steps > train.size()) {
+    throw BadInput("batch_size: found " + std::to_string(batch) + " x " +
+                   std::to_string(config.recipe.grad_accum_steps) +
+                   " grad_accum_steps, expected "
+                   "at most the " +
+                   std::to_string(train.size()) + " images of " + train.name);
+  }
+  return plan_vit(config.model, options_for(config, train), batch, traits);
+}
+
+// "; the largest batch that fits is 96"
+std::string largest_batch_hint(const RunConfig& config, const Dataset& train, Device& device) {
+  const std::int64_t batch = largest_that_fits(config.recipe.batch_size, [&](std::int64_t size) {
+    const Plan plan = plan_vit(config.model, options_for(config, train), size, device.traits());
+    return plan.memory(device.workers()).total() <= device.traits().memory;
+  });
+  return batch > 0 ? "; the largest batch that fits is " + std::to_string(batch)
+                   : "; not even a batch of 1 fits";
+}
+
+}  // namespace
+
+void check_data(const RunConfig& config, const Dataset& data) {
+  const VitConfig& model = config.model;
+  if (data.channels != model.num_channels) {
+    throw BadInput(data.name + ": num_channels: found " + std::to_string(data.channels) +
+                   ", expected the model's " + std::to_string(model.num_channels));
+  }
+  if (data.num_classes() > model.num_classes) {
+    throw BadInput(data.name + ": num_classes: found " + std::to_string(data.num_classes()) +
+                   ", expected at most the model's " + std::to_string(model.num_classes));
+  }
+}
+
+Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, const Dataset& test,
+                 const std::filesystem::path& output)
+    : device_(device),
+      config_(config),
+      train_(train),
+      test_(test),
+      output_(output),
+      plan_(make_plan(config, train, device.traits())),
+      executor_([&] {
+        const MemoryReport memory = plan_.memory(device.workers());
+        if (memory.total() > device.traits().memory) {
+          throw OutOfMemory("out of memory: batch_size " +
+                            std::to_string(config.recipe.batch_size) + " needs " +
+                            std::to_string(memory.total() >> 20) + " MiB, free are " +
+                            std::to_string(device.traits().memory >> 20) + " MiB" +
+                            largest_batch_hint(config, train, device));
+        }
+        return Executor(device, plan_);
+      }()),
+      optimizer_(device, plan_, optimizer_config(config.recipe)),
+      inputs_(device, train.images.data(), train.images.size(),
+              plan_.chunking().rows * plan_.chunking().count),
+      evaluator_(device, config_, test),
+      transform_(transform(config.recipe, config.model.num_channels)) {
+  check_data(config, test);
+  const auto per_epoch = static_cast<double>(steps_per_epoch());
+  const Recipe& recipe = config.recipe;
+  schedule_ = {.kind = recipe.sched,
+               .lr = recipe.lr,
+               .min_lr = recipe.min_lr,
+               .warmup_lr = recipe.warmup_lr,
+               .warmup_steps = std::llround(recipe.warmup_epochs * per_epoch),
+               .total_steps = std::llround(static_cast<double>(recipe.epochs) * per_epoch)};
+}
+
+std::int64_t Trainer::steps_per_epoch() const {
+  const std::int64_t images = config_.recipe.batch_size * config_.recipe.grad_accum_steps;
+  return config_.recipe.drop_last ? train_.size() / images : (train_.size() + images - 1) / images;
+}
+
+void Trainer::initialize() {
+  optimizer_.upload_weights(initial_weights(config_.model, plan_, config_.recipe.seed));
+}
+
+void Trainer::resume(const Checkpoint& checkpoint) {
+  const Tensors tensors = load_tensors(checkpoint, plan_);
+  state_ = checkpoint.state;
+  optimizer_.upload_weights(tensors.weights);
+  optimizer_.upload_moments(tensors.first_moment, tensors.second_moment, state_.optimizer);
+  if (state_.metrics.empty()) return;
+  const auto chunks = static_cast<std::size_t>(plan_.chunking().count);
+  if (state_.metrics.size() != chunks) {
+    throw BadInput((checkpoint.directory / "trainer_state.json").string() + ": metrics: found " +
+                   std::to_string(state_.metrics.size()) + " entries, expected " +
+                   std::to_string(chunks) + " (was batch_size changed inside an epoch?)");
+  }
+  executor_.set_chunk_metrics(state_.metrics);
+}
+
+void Trainer::run_micro_batch(const std::vector<std::int64_t>& order, std::int64_t begin,
+                              std::int64_t end, StepState state, bool accumulate) {
+  std::vector<BatchRow> rows;
+  std::vector<std::int32_t> labels;
+  for (std::int64_t position = begin; position < end; ++position) {
+    const std::int64_t image = order[static_cast<std::size_t>(position)];
+    rows.push_back(
+        random_view(train_, image, transform_, config_.recipe.seed, state_.epoch, position));
+    labels.push_back(train_.labels[static_cast<std::size_t>(image)]);
+  }
+  inputs_.set(rows, labels);
+  executor_.set_state(state);
+  // Three programs: the first micro-batch, those that add to it, and the update.
+  device_.submit(accumulate ? 1 : 0, [&] {
+    executor_.run({.weights = optimizer_.weights(),
+                   .inputs = inputs_.bind(plan_),
+                   .valid_rows = inputs_.valid_rows(),
+                   .accumulate = accumulate});
+  });
+}
+
+void Trainer::train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch) {
+  const std::int64_t batch = config_.recipe.batch_size;
+  const std::int64_t images = batch * config_.recipe.grad_accum_steps;
+  const std::int64_t begin = step_in_epoch * images;
+  const std::int64_t end = std::min(begin + images, train_.size());
+  StepState state;
+  state.seed = config_.recipe.seed;
+  state.step = static_cast<std::uint32_t>(state_.step);
+  state.learning_rate = static_cast<float>(schedule_.at(state_.step));
+  state.loss_scale = 1.0f / static_cast<float>(end - begin);
+  for (std::int64_t first = begin; first < end; first += batch) {
+    state.first_row = first - begin;
+    run_micro_batch(order, first, std::min(first + batch, end), state, first > begin);
+  }
+  device_.submit(2, [&] {
+    executor_.sum_gradients();
+    optimizer_.update(executor_.gradients(), executor_.state());
+  });
+  ++state_.step;
+}
+
+StepRecord Trainer::progress() const {
+  const Metrics sums = executor_.metrics();
+  const bool by_sample = config_.recipe.loss_average == LossAverage::samples;
+  const std::int64_t count = by_sample ? sums.samples : state_.step_in_epoch;
+  return {.step = state_.step,
+          .loss = (by_sample ? sums.loss : sums.batch_loss) /
+                  static_cast<double>(std::max<std::int64_t>(count, 1)),
+          .learning_rate = schedule_.at(state_.step - 1)};
+}
+
+// The only place inside an epoch where the device's sums are waited for.
+void Trainer::report_progress(TrainObserver& observer) {
+  const StepRecord record = progress();
+  const Metrics sums = executor_.metrics();
+  state_.steps.push_back(record);
+  const auto samples = static_cast<double>(std::max<std::int64_t>(sums.samples, 1));
+  observer.on_log(sums.samples, record, static_cast<double>(sums.top1) / samples,
+                  optimizer_.state().skipped_steps);
+}
+
+EpochRecord Trainer::end_epoch(double seconds) {
+  const StepRecord last = progress();
+  const Metrics sums = executor_.metrics();
+  const EvaluationResult test = evaluate(/*details=*/false);
+  ++state_.epoch;
+  EpochRecord record{.epoch = state_.epoch,
+                     .step = state_.step,
+                     .train_loss = last.loss,
+                     .train_top1 = static_cast<double>(sums.top1) /
+                                   static_cast<double>(std::max<std::int64_t>(sums.samples, 1)),
+                     .test_loss = test.loss,
+                     .test_top1 = test.top1,
+                     .test_top5 = test.top5,
+                     .learning_rate = last.learning_rate,
+                     .seconds = seconds,
+                     .images_per_second = static_cast<double>(sums.samples) / seconds,
+                     .skipped_steps = optimizer_.state().skipped_steps};
+  state_.step_in_epoch = 0;
+  state_.epoch_seconds = 0;
+  executor_.reset_metrics();
+  state_.epochs.push_back(record);
+  return record;
+}
+
+EvaluationResult Trainer::evaluate(bool details) {
+  return evaluator_.run(optimizer_.weights(), details);
+}
+
+TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& interrupt) {
+  const Recipe& recipe = config_.recipe;
+  const std::int64_t steps = steps_per_epoch();
+  const std::int64_t images = recipe.batch_size * recipe.grad_accum_steps;
+  auto stop = [&] { return recipe.max_steps > 0 && state_.step >= recipe.max_steps; };
+  if (recipe.epochs == 0) save({"last"});
+  while (state_.epoch < recipe.epochs) {
+    if (stop()) return TrainOutcome::step_limit;
+    const std::vector<std::int64_t> order = shuffled(train_.size(), recipe.seed, state_.epoch);
+    observer.on_epoch_begin(state_.epoch + 1, train_.size());
+    const auto start = Clock::now();
+    const double before = state_.epoch_seconds;
+    while (state_.step_in_epoch < steps) {
+      train_step(order, state_.step_in_epoch);
+      ++state_.step_in_epoch;
+      state_.epoch_seconds = before + seconds_since(start);
+      const bool ends = state_.step_in_epoch == steps;
+      const bool log = ends || state_.step % recipe.log_interval == 0;
+      observer.on_step(std::min(state_.step_in_epoch * images, train_.size()));
+      if (log) report_progress(observer);
+      if (ends) break;
+      const bool due =
+          recipe.checkpoint_interval > 0 && state_.step % recipe.checkpoint_interval == 0;
+      if (interrupt || stop() || due) save({"last"});
+      if (interrupt) return TrainOutcome::interrupted;
+      if (stop()) return TrainOutcome::step_limit;
+    }
+    const EpochRecord record = end_epoch(state_.epoch_seconds);
+    const bool best = record.test_top1 > state_.best_top1;
+    if (best) state_.best_top1 = record.test_top1;
+    write_metrics();
+    save(best ? std::vector<std::string>{"last", "best"} : std::vector<std::string>{"last"});
+    observer.on_epoch_end(record, best);
+    if (interrupt) return TrainOutcome::interrupted;
+  }
+  return TrainOutcome::finished;
+}
+
+void Trainer::save(const std::vector<std::string>& names) {
+  if (output_.empty()) return;
+  device_.synchronize();
+  state_.optimizer = optimizer_.state();
+  state_.metrics = state_.step_in_epoch > 0 ? executor_.chunk_metrics() : std::vector<Metrics>{};
+  const Tensors tensors{.weights = optimizer_.download_weights(),
+                        .first_moment = optimizer_.download_first_moment(),
+                        .second_moment = optimizer_.download_second_moment()};
+  save_checkpoint(output_, config_, plan_, tensors, state_, names);
+}
+
+// Both files are written whole from the records, so a resumed run leaves no doubled lines.
+void Trainer::write_metrics() {
+  if (output_.empty()) return;
+  std::string lines;
+  std::string table = "epoch,train_loss,train_top1,eval_loss,eval_top1,eval_top5,lr\n";
+  for (const EpochRecord& r : state_.epochs) {
+    const nlohmann::ordered_json line = {{"epoch", r.epoch},
+                                         {"step", r.step},
+                                         {"train_loss", r.train_loss},
+                                         {"train_top1", r.train_top1},
+                                         {"test_loss", r.test_loss},
+                                         {"test_top1", r.test_top1},
+                                         {"test_top5", r.test_top5},
+                                         {"learning_rate", r.learning_rate},
+                                         {"seconds", r.seconds},
+                                         {"images_per_second", r.images_per_second},
+                                         {"skipped_steps", r.skipped_steps}};
+    lines += line.dump() + "\n";
+    char row[256];
+    std::snprintf(row, sizeof row, "%lld,%.6g,%.4f,%.6g,%.4f,%.4f,%.6g\n",
+                  static_cast<long long>(r.epoch), r.train_loss, 100 * r.train_top1, r.test_loss,
+                  100 * r.test_top1, 100 * r.test_top5, r.learning_rate);
+    table += row;
+  }
+  write_file(output_ / "metrics.jsonl", lines);
+  write_file(output_ / "summary.csv", table);
+}
+
+std::int64_t Trainer::planned_bytes() const {
+  return plan_.memory(device_.workers()).total() +
+         evaluator_.plan().memory(device_.workers()).activations +
+         evaluator_.plan().memory(device_.workers()).outputs +
+         static_cast<std::int64_t>(train_.images.size() + test_.images.size());
+}
+
+}  // namespace vitrine

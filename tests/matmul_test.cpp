@@ -1,0 +1,109 @@
+// Matrix product against a double-precision reference, in every combination of its options.
+#include <gtest/gtest.h>
+
+#include "cpu/cpu_kernels.h"
+#include "reference_check.h"
+
+namespace vitrine::cpu {
+namespace {
+
+struct Case {
+  std::int64_t m, n, k;
+  bool transpose_a, transpose_b, accumulate, bias;
+  int row_blocks;
+};
+
+struct Inputs {
+  std::vector<float> a, b, bias, out;
+  Inputs(const Case& c, std::uint64_t seed)
+      : a(random_normal(c.m * c.k, seed, 0)),
+        b(random_normal(c.k * c.n, seed, 1)),
+        bias(random_normal(c.n, seed, 2)),
+        out(c.accumulate ? random_normal(c.m * c.n, seed, 3) : poisoned(c.m * c.n)) {}
+};
+
+template <typename T>
+std::vector<T> reference(const Case& c, const Inputs& in) {
+  std::vector<T> out(c.m * c.n);
+  for (std::int64_t i = 0; i < c.m; ++i) {
+    for (std::int64_t j = 0; j < c.n; ++j) {
+      T sum = 0;
+      for (std::int64_t l = 0; l < c.k; ++l) {
+        sum += T(c.transpose_a ? in.a[l * c.m + i] : in.a[i * c.k + l]) *
+               T(c.transpose_b ? in.b[j * c.k + l] : in.b[l * c.n + j]);
+      }
+      if (c.bias) sum += T(in.bias[j]);
+      if (c.accumulate) sum += T(in.out[i * c.n + j]);
+      out[i * c.n + j] = sum;
+    }
+  }
+  return out;
+}
+
+Matmul arguments(const Case& c, Inputs& in) {
+  const auto size = [](const std::vector<float>& v) { return static_cast<std::int64_t>(v.size()); };
+  Matmul args;
+  args.out = View<float>(in.out.data(), size(in.out));
+  args.a = View<float>(in.a.data(), size(in.a));
+  args.b = View<float>(in.b.data(), size(in.b));
+  if (c.bias) args.bias = View<float>(in.bias.data(), size(in.bias));
+  args.m = c.m, args.n = c.n, args.k = c.k;
+  args.transpose_a = c.transpose_a, args.transpose_b = c.transpose_b;
+  args.accumulate = c.accumulate;
+  args.row_blocks = c.row_blocks;
+  return args;
+}
+
+std::vector<float> run(const Case& c, std::uint64_t seed, int threads) {
+  ThreadPool pool(threads);
+  Inputs in(c, seed);
+  CpuKernels(pool).matmul(arguments(c, in));
+  return in.out;
+}
+
+TEST(Matmul, AgreesWithDoublePrecision) {
+  const std::int64_t shapes[][3] = {{1, 1, 1},   {3, 10, 7},  {17, 5, 33},
+                                    {65, 24, 8}, {8, 32, 61}, {101, 13, 129}};
+  std::uint64_t seed = 40;
+  for (const auto& shape : shapes) {
+    for (int options = 0; options < 16; ++options) {
+      const Case c{shape[0],           shape[1],           shape[2],           (options & 1) != 0,
+                   (options & 2) != 0, (options & 4) != 0, (options & 8) != 0, 1 + options % 4};
+      SCOPED_TRACE("seed " + std::to_string(++seed) + " options " + std::to_string(options));
+      const Inputs in(c, seed);
+      expect_close(run(c, seed, 2), reference<float>(c, in), reference<double>(c, in), "out");
+    }
+  }
+}
+
+TEST(Matmul, BitsDoNotDependOnThreads) {
+  for (const int row_blocks : {1, 2, 3, 7}) {
+    for (const bool transposed : {false, true}) {
+      const Case c{67, 10, 35, transposed, true, false, true, row_blocks};
+      const std::vector<float> one = run(c, 7, 1);
+      EXPECT_TRUE(same_bits(one, run(c, 7, 2)));
+      EXPECT_TRUE(same_bits(one, run(c, 7, 3)));
+    }
+  }
+}
+
+TEST(Matmul, RefusesContradictions) {
+  ThreadPool pool(1);
+  CpuKernels kernels(pool);
+  const Case c{5, 3, 4, false, false, false, true, 1};
+  Inputs in(c, 9);
+  const auto refused = [&](const char* field, auto change) {
+    Matmul args = arguments(c, in);
+    change(args);
+    expect_refused([&] { kernels.matmul(args); }, field);
+  };
+  refused("out", [](Matmul& args) { args.out.size = 14; });
+  refused("a has", [](Matmul& args) { args.a.size = 19; });
+  refused("b has", [](Matmul& args) { args.b = {}; });
+  refused("bias", [](Matmul& args) { args.bias.size = 5; });
+  refused("k are", [](Matmul& args) { args.k = 0; });
+  refused("row_blocks", [](Matmul& args) { args.row_blocks = 0; });
+}
+
+}  // namespace
+}  // namespace vitrine::cpu

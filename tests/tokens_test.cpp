@@ -1,0 +1,252 @@
+// The token sequence and its gradients against a double-precision reference. The random factors of
+// dropout are those of vitrine/random.h, element by element.
+#include <gtest/gtest.h>
+
+#include "cpu/cpu_kernels.h"
+#include "reference_check.h"
+
+namespace vitrine::cpu {
+namespace {
+
+struct Case {
+  std::int64_t batch, num_patches, hidden;
+  ClassToken place;
+  std::int64_t position_rows;  // 0: no positions
+  float dropout;
+  bool accumulate;
+
+  std::int64_t tokens() const { return num_patches + (place == ClassToken::none ? 0 : 1); }
+  std::int64_t class_index() const {
+    return place == ClassToken::none ? -1 : place == ClassToken::first ? 0 : num_patches;
+  }
+};
+
+const std::vector<Case> kCases = {
+    {3, 4, 7, ClassToken::first, 5, 0.0f, false},   {2, 16, 13, ClassToken::last, 20, 0.3f, true},
+    {5, 49, 8, ClassToken::first, 50, 0.1f, false}, {4, 9, 5, ClassToken::none, 9, 0.0f, true},
+    {3, 3, 33, ClassToken::none, 0, 0.5f, false},   {1, 1, 1, ClassToken::last, 2, 0.0f, false}};
+
+struct Problem {
+  Case c;
+  std::vector<float> patches, class_token, position, dx, dclass, dposition;
+  StepState state;
+
+  Problem(const Case& c_, std::uint64_t seed)
+      : c(c_),
+        patches(random_normal(c.batch * c.num_patches * c.hidden, seed, 0)),
+        class_token(random_normal(c.hidden, seed, 1)),
+        position(random_normal(c.position_rows * c.hidden, seed, 2)),
+        dx(random_normal(c.batch * c.tokens() * c.hidden, seed, 3)),
+        dclass(random_normal(c.hidden, seed, 4)),
+        dposition(random_normal(c.position_rows * c.hidden, seed, 5)) {
+    state.seed = seed;
+    state.step = 17;
+    state.first_row = 29;
+  }
+
+  template <typename T>
+  T factor(std::int64_t b, std::int64_t t, std::int64_t i) const {
+    if (c.dropout == 0.0f) return 1;
+    const std::int64_t element = ((state.first_row + b) * c.tokens() + t) * c.hidden + i;
+    return keep_element(state.seed, state.step, 6, element, drop_threshold(c.dropout))
+               ? T(1) / (T(1) - T(c.dropout))
+               : T(0);
+  }
+};
+
+View<float> view(std::vector<float>& values) {
+  return values.empty() ? View<float>()
+                        : View<float>(values.data(), static_cast<std::int64_t>(values.size()));
+}
+
+template <typename Args>
+void set_common(Args& args, const Problem& p) {
+  args.place = p.c.place;
+  args.batch = p.c.batch, args.num_patches = p.c.num_patches, args.hidden = p.c.hidden;
+  args.dropout = {p.c.dropout, 6};
+  args.state = &p.state;
+}
+
+TokensForward forward_arguments(Problem& p, std::vector<float>& x) {
+  x = poisoned(p.c.batch * p.c.tokens() * p.c.hidden);
+  TokensForward args;
+  set_common(args, p);
+  args.x = view(x);
+  args.patches = view(p.patches);
+  if (p.c.place != ClassToken::none) args.class_token = view(p.class_token);
+  args.position = view(p.position);
+  return args;
+}
+
+struct Gradients {
+  std::vector<float> dpatches, dclass, dposition;
+};
+
+TokensBackward backward_arguments(Problem& p, Gradients& g) {
+  g = {poisoned(p.c.batch * p.c.num_patches * p.c.hidden), p.dclass, p.dposition};
+  if (!p.c.accumulate) {
+    g.dclass = poisoned(p.c.hidden);
+    std::fill_n(g.dposition.begin(), g.dposition.empty() ? 0 : p.c.tokens() * p.c.hidden,
+                std::numeric_limits<float>::quiet_NaN());
+  }
+  TokensBackward args;
+  set_common(args, p);
+  args.dpatches = view(g.dpatches);
+  if (p.c.place != ClassToken::none) args.dclass = view(g.dclass);
+  args.dposition = view(g.dposition);
+  args.dx = view(p.dx);
+  args.accumulate = p.c.accumulate;
+  return args;
+}
+
+template <typename T>
+std::vector<T> reference_forward(const Problem& p) {
+  std::vector<T> x;
+  const Case& c = p.c;
+  for (std::int64_t b = 0; b < c.batch; ++b) {
+    for (std::int64_t t = 0; t < c.tokens(); ++t) {
+      const std::int64_t patch = b * c.num_patches + t - (c.class_index() == 0 ? 1 : 0);
+      for (std::int64_t i = 0; i < c.hidden; ++i) {
+        T value = T(t == c.class_index() ? p.class_token[i] : p.patches[patch * c.hidden + i]);
+        if (c.position_rows > 0) value += T(p.position[t * c.hidden + i]);
+        x.push_back(value * p.factor<T>(b, t, i));
+      }
+    }
+  }
+  return x;
+}
+
+template <typename T>
+struct ReferenceGradients {
+  std::vector<T> dpatches, dclass, dposition;
+
+  explicit ReferenceGradients(const Problem& p)
+      : dpatches(p.patches.size()),
+        dclass(converted<T>(p.dclass)),
+        dposition(converted<T>(p.dposition)) {
+    const Case& c = p.c;
+    const std::int64_t tokens = c.tokens();
+    if (!c.accumulate) {
+      std::fill(dclass.begin(), dclass.end(), T(0));
+      if (c.position_rows > 0) std::fill_n(dposition.begin(), tokens * c.hidden, T(0));
+    }
+    for (std::int64_t b = 0; b < c.batch; ++b) {
+      for (std::int64_t e = 0; e < tokens * c.hidden; ++e) {
+        const std::int64_t t = e / c.hidden, i = e % c.hidden;
+        const T d = T(p.dx[b * tokens * c.hidden + e]) * p.factor<T>(b, t, i);
+        if (c.position_rows > 0) dposition[e] += d;
+        if (t == c.class_index()) {
+          dclass[i] += d;
+        } else {
+          const std::int64_t patch = b * c.num_patches + t - (c.class_index() == 0 ? 1 : 0);
+          dpatches[patch * c.hidden + i] = d;
+        }
+      }
+    }
+  }
+};
+
+Gradients run_backward(Problem& p, int threads) {
+  ThreadPool pool(threads);
+  Gradients gradients;
+  CpuKernels(pool).tokens_backward(backward_arguments(p, gradients));
+  return gradients;
+}
+
+TEST(Tokens, ForwardAgreesWithDoublePrecision) {
+  std::uint64_t seed = 500;
+  for (const Case& c : kCases) {
+    SCOPED_TRACE("seed " + std::to_string(++seed));
+    Problem p(c, seed);
+    std::vector<float> x;
+    ThreadPool pool(2);
+    CpuKernels(pool).tokens_forward(forward_arguments(p, x));
+    expect_close(x, reference_forward<float>(p), reference_forward<double>(p), "x");
+  }
+}
+
+TEST(Tokens, BackwardAgreesWithDoublePrecision) {
+  std::uint64_t seed = 600;
+  for (const Case& c : kCases) {
+    SCOPED_TRACE("seed " + std::to_string(++seed));
+    Problem p(c, seed);
+    const Gradients g = run_backward(p, 2);
+    const ReferenceGradients<float> naive(p);
+    const ReferenceGradients<double> exact(p);
+    expect_close(g.dpatches, naive.dpatches, exact.dpatches, "dpatches");
+    expect_close(g.dposition, naive.dposition, exact.dposition, "dposition");
+    if (c.place != ClassToken::none) expect_close(g.dclass, naive.dclass, exact.dclass, "dclass");
+  }
+}
+
+// x is linear in its inputs, so a difference over a wide step has no truncation error.
+TEST(Tokens, ReferenceGradientsAreSlopes) {
+  constexpr float kStep = 0.5f;
+  Problem p({2, 4, 3, ClassToken::first, 6, 0.25f, false}, 700);
+  const ReferenceGradients<double> exact(p);
+  const auto slope = [&](float& input) {
+    const auto sum = [&] {
+      const std::vector<double> x = reference_forward<double>(p);
+      double total = 0.0;
+      for (std::size_t i = 0; i < x.size(); ++i) total += x[i] * static_cast<double>(p.dx[i]);
+      return total;
+    };
+    const float before = input;
+    input = before + kStep;
+    const double up = sum(), up_at = static_cast<double>(input);
+    input = before - kStep;
+    const double slope = (up - sum()) / (up_at - static_cast<double>(input));
+    input = before;
+    return slope;
+  };
+  for (std::size_t i = 0; i < p.patches.size(); ++i) {
+    EXPECT_NEAR(exact.dpatches[i], slope(p.patches[i]), 1e-10);
+  }
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(exact.dclass[i], slope(p.class_token[i]), 1e-10);
+  for (std::size_t i = 0; i < 15; ++i) EXPECT_NEAR(exact.dposition[i], slope(p.position[i]), 1e-10);
+}
+
+TEST(Tokens, BitsDoNotDependOnThreads) {
+  Problem p(kCases[1], 800);
+  const Gradients one = run_backward(p, 1);
+  for (const int threads : {2, 3}) {
+    const Gradients many = run_backward(p, threads);
+    EXPECT_TRUE(same_bits(one.dpatches, many.dpatches));
+    EXPECT_TRUE(same_bits(one.dclass, many.dclass));
+    EXPECT_TRUE(same_bits(one.dposition, many.dposition));
+  }
+}
+
+TEST(Tokens, RefusesContradictions) {
+  ThreadPool pool(1);
+  CpuKernels kernels(pool);
+  Problem p(kCases[1], 900);
+  std::vector<float> x;
+  Gradients gradients;
+  const auto forward_refused = [&](const char* field, auto change) {
+    TokensForward args = forward_arguments(p, x);
+    change(args);
+    expect_refused([&] { kernels.tokens_forward(args); }, field);
+  };
+  forward_refused("x has", [](TokensForward& args) { args.x.size = 5; });
+  forward_refused("patches", [](TokensForward& args) { args.patches.size = 5; });
+  forward_refused("class_token", [](TokensForward& args) { args.class_token = {}; });
+  forward_refused("position", [](TokensForward& args) { args.position.size = 13 * 16; });
+  forward_refused("hidden", [](TokensForward& args) { args.hidden = 0; });
+  forward_refused("dropout", [](TokensForward& args) { args.dropout.probability = 1.0f; });
+  forward_refused("state", [](TokensForward& args) { args.state = nullptr; });
+  const auto backward_refused = [&](const char* field, auto change) {
+    TokensBackward args = backward_arguments(p, gradients);
+    change(args);
+    expect_refused([&] { kernels.tokens_backward(args); }, field);
+  };
+  backward_refused("dpatches", [](TokensBackward& args) { args.dpatches.size = 5; });
+  backward_refused("dclass", [](TokensBackward& args) { args.dclass.size = 5; });
+  backward_refused("dclass", [](TokensBackward& args) { args.place = ClassToken::none; });
+  backward_refused("dposition", [](TokensBackward& args) { args.dposition.size = 13 * 16; });
+  backward_refused("dx", [](TokensBackward& args) { args.dx = {}; });
+  backward_refused("state", [](TokensBackward& args) { args.state = nullptr; });
+}
+
+}  // namespace
+}  // namespace vitrine::cpu
