@@ -25,7 +25,12 @@ template <class D, class V = hn::VFromD<D>>
 HWY_INLINE V Exp2(D d, V x) {
   constexpr float kRoundToInt = 12582912.0f;  // 1.5 · 2^23: adding it leaves n in the low bits
   const hn::RebindToSigned<D> di;
-  x = hn::Max(hn::Set(d, -127.0f), x);  // in this order a NaN stays one
+  const V lowest = hn::Set(d, -127.0f);
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+  x = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);  // their Max forgets a NaN
+#else
+  x = hn::Max(lowest, x);  // in this order a NaN stays one
+#endif
   const V shifted = hn::Add(x, hn::Set(d, kRoundToInt));
   const V r = hn::Sub(x, hn::Sub(shifted, hn::Set(d, kRoundToInt)));
   // Minimax on |r| ≤ 1/2, relative error 9.2e-8, exactly 1 at 0.

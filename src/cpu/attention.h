@@ -16,14 +16,18 @@ constexpr std::int64_t scratch_size(std::int64_t floats) {
   return (floats + 31) / 32 * 32;
 }
 
-/// Whether the arguments suit `attention_lanes_*`: a small head, a packed copy that stays in cache,
-/// and nothing that is asked of single probabilities.
+/// One pair; pair = image · heads + head.
+void attention_pair_forward(const AttentionForward& args, std::int64_t pair);
+void attention_pair_backward(const AttentionBackward& args, std::int64_t pair);
+
+/// Whether a shape suits `attention_lanes_*`: a small head, and packed copies that stay in cache.
+/// They know neither dropout nor `probabilities`.
 bool attention_lanes_suit(std::int64_t tokens, std::int64_t head_size);
 
 /// How many (image, head) pairs run side by side in the lanes of a vector.
 std::int64_t attention_lanes();
 
-/// Pairs group · attention_lanes() and the following; pair = image · heads + head.
+/// Pairs group · attention_lanes() and the following.
 void attention_lanes_forward(const AttentionForward& args, std::int64_t group);
 void attention_lanes_backward(const AttentionBackward& args, std::int64_t group);
 

@@ -58,7 +58,8 @@ void PatchEmbedOperation::run(Kernels& kernels, const Operands& operands) const 
   const ConstView<void> rows = operands.in(1);
   kernels.patch_embed_forward({.patches = operands.out(0),
                                .images = operands.in(0),
-                               .rows = {static_cast<const BatchRow*>(rows.data), rows.size},
+                               .rows = {static_cast<const BatchRow*>(rows.data),
+                                        rows.size / static_cast<std::int64_t>(sizeof(BatchRow))},
                                .mean = operands.in(2).f32(),
                                .std = operands.in(3).f32(),
                                .channels = options.channels,
