@@ -100,28 +100,31 @@ void check_regions(const AdamW& args, std::int64_t n) {
   std::int64_t previous_end = 0;
   for (std::int64_t i = 0; i < args.regions.size; ++i) {
     const ParameterRegion& region = args.regions[i];
-    check(region.begin >= previous_end && region.begin <= region.end && region.end <= n, kOperation,
-          "regions[" + std::to_string(i) + "] is [" + std::to_string(region.begin) + ", " +
-              std::to_string(region.end) + "), expected a run inside [" +
-              std::to_string(previous_end) + ", " + std::to_string(n) + ")");
+    VITRINE_CHECK(region.begin >= previous_end && region.begin <= region.end && region.end <= n,
+                  kOperation,
+                  "regions[" + std::to_string(i) + "] is [" + std::to_string(region.begin) + ", " +
+                      std::to_string(region.end) + "), expected a run inside [" +
+                      std::to_string(previous_end) + ", " + std::to_string(n) + ")");
     previous_end = region.end;
   }
 }
 
 void check_arguments(const AdamW& args) {
   const std::int64_t n = args.weights.size;
-  check(args.weights && n > 0, kOperation, "weights has 0 elements, expected at least 1");
+  VITRINE_CHECK(args.weights && n > 0, kOperation, "weights has 0 elements, expected at least 1");
   check_size(kOperation, "first_moment", args.first_moment, n);
   check_size(kOperation, "second_moment", args.second_moment, n);
   check_size(kOperation, "ema", args.ema, n, true);
   check_size(kOperation, "working_copy", args.working_copy, n, true);
   check_size(kOperation, "gradients", args.gradients, n);
-  check(static_cast<bool>(args.regions), kOperation, "regions is missing, expected a table");
-  check(args.optimizer != nullptr, kOperation, "optimizer is missing, expected a state");
-  check(args.state != nullptr, kOperation, "state is missing, expected a step state");
-  check(args.optimizer->adam_step > 0 || !std::isfinite(args.optimizer->gradient_norm), kOperation,
-        "optimizer->adam_step is " + std::to_string(args.optimizer->adam_step) +
-            ", expected at least 1: gradient_norm comes first");
+  VITRINE_CHECK(static_cast<bool>(args.regions), kOperation,
+                "regions is missing, expected a table");
+  VITRINE_CHECK(args.optimizer != nullptr, kOperation, "optimizer is missing, expected a state");
+  VITRINE_CHECK(args.state != nullptr, kOperation, "state is missing, expected a step state");
+  VITRINE_CHECK(args.optimizer->adam_step > 0 || !std::isfinite(args.optimizer->gradient_norm),
+                kOperation,
+                "optimizer->adam_step is " + std::to_string(args.optimizer->adam_step) +
+                    ", expected at least 1: gradient_norm comes first");
   check_regions(args, n);
 }
 

@@ -22,8 +22,9 @@ namespace {
 void check_view(const char* operation, const char* field, const View<const void>& view,
                 std::int64_t expected) {
   check_size(operation, field, view, expected);
-  check(view.dtype == DType::f32, operation,
-        std::string(field) + " is " + std::string(to_string(view.dtype)) + ", expected F32");
+  VITRINE_CHECK(
+      view.dtype == DType::f32, operation,
+      std::string(field) + " is " + std::string(to_string(view.dtype)) + ", expected F32");
 }
 
 // Elements from the first of a view to the end of the last one used.
@@ -34,9 +35,9 @@ std::int64_t span_of(std::int64_t rows, std::int64_t stride, std::int64_t cols) 
 template <typename Args>
 void check_common(const char* operation, const Args& args) {
   const auto at_least = [&](const char* field, std::int64_t found, std::int64_t least) {
-    check(found >= least, operation,
-          std::string(field) + " is " + std::to_string(found) + ", expected at least " +
-              std::to_string(least));
+    VITRINE_CHECK(found >= least, operation,
+                  std::string(field) + " is " + std::to_string(found) + ", expected at least " +
+                      std::to_string(least));
   };
   at_least("batch", args.batch, 1);
   at_least("heads", args.heads, 1);
@@ -46,11 +47,11 @@ void check_common(const char* operation, const Args& args) {
   at_least("window.total", args.window.total, args.window.first + args.window.tokens);
   at_least("q_stride", args.q_stride, args.heads * args.head_size);
   at_least("kv_stride", args.kv_stride, args.heads * args.head_size);
-  check(args.dropout.probability >= 0.0f && args.dropout.probability < 1.0f, operation,
-        "dropout.probability is " + std::to_string(args.dropout.probability) +
-            ", expected 0 or more and less than 1");
-  check(args.dropout.probability == 0.0f || args.state != nullptr, operation,
-        "state is missing, expected with dropout");
+  VITRINE_CHECK(args.dropout.probability >= 0.0f && args.dropout.probability < 1.0f, operation,
+                "dropout.probability is " + std::to_string(args.dropout.probability) +
+                    ", expected 0 or more and less than 1");
+  VITRINE_CHECK(args.dropout.probability == 0.0f || args.state != nullptr, operation,
+                "state is missing, expected with dropout");
   const std::int64_t cols = args.heads * args.head_size;
   const std::int64_t q_size = span_of(args.batch * args.window.tokens, args.q_stride, cols);
   const std::int64_t kv_size = span_of(args.batch * args.window.total, args.kv_stride, cols);

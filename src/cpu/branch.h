@@ -12,16 +12,17 @@ namespace vitrine::cpu {
 inline void check_dropout(const char* operation, const char* field, const Dropout& dropout,
                           std::int64_t rows, const TokenWindow& window, const StepState* state) {
   const float p = dropout.probability;
-  check(p >= 0.0f && p < 1.0f, operation,
-        std::string(field) + ".probability is " + std::to_string(p) + ", expected [0, 1)");
+  VITRINE_CHECK(p >= 0.0f && p < 1.0f, operation,
+                std::string(field) + ".probability is " + std::to_string(p) + ", expected [0, 1)");
   if (p == 0.0f) return;
-  check(state != nullptr, operation, std::string("state is null, needed by ") + field);
-  check(window.tokens > 0 && rows % window.tokens == 0, operation,
-        "window.tokens is " + std::to_string(window.tokens) +
-            ", expected a divisor of rows = " + std::to_string(rows));
-  check(window.first >= 0 && window.first + window.tokens <= window.total, operation,
-        "window.total is " + std::to_string(window.total) +
-            ", expected at least first + tokens = " + std::to_string(window.first + window.tokens));
+  VITRINE_CHECK(state != nullptr, operation, std::string("state is null, needed by ") + field);
+  VITRINE_CHECK(window.tokens > 0 && rows % window.tokens == 0, operation,
+                "window.tokens is " + std::to_string(window.tokens) +
+                    ", expected a divisor of rows = " + std::to_string(rows));
+  VITRINE_CHECK(
+      window.first >= 0 && window.first + window.tokens <= window.total, operation,
+      "window.total is " + std::to_string(window.total) +
+          ", expected at least first + tokens = " + std::to_string(window.first + window.tokens));
 }
 
 /// The zeroing and scaling of one operation's branch [rows, cols].

@@ -19,9 +19,17 @@ void check_size(const char* operation, const char* field, const View& view, std:
   }
 }
 
-/// Throws DeviceError with `message` unless `condition` holds.
-inline void check(bool condition, const char* operation, const std::string& message) {
-  if (!condition) throw DeviceError(std::string(operation) + ": " + message);
+[[noreturn]] inline void fail(const char* operation, const std::string& message) {
+  throw DeviceError(std::string(operation) + ": " + message);
 }
 
 }  // namespace vitrine::cpu
+
+/// Throws DeviceError with `message` unless `condition` holds. A macro, so that the message is put
+/// together only then: operations of small models take a few microseconds, as long as such a text.
+#define VITRINE_CHECK(condition, operation, message) \
+  do {                                               \
+    if (!(condition)) [[unlikely]] {                 \
+      ::vitrine::cpu::fail(operation, message);      \
+    }                                                \
+  } while (false)

@@ -135,9 +135,9 @@ RowResult one_row(const CrossEntropy& args, std::int64_t row, Scratch& scratch) 
 }
 
 void check_arguments(const CrossEntropy& args) {
-  check(args.batch > 0 && args.classes > 0, kOperation,
-        "batch, classes are " + std::to_string(args.batch) + ", " + std::to_string(args.classes) +
-            ", expected at least 1");
+  VITRINE_CHECK(args.batch > 0 && args.classes > 0, kOperation,
+                "batch, classes are " + std::to_string(args.batch) + ", " +
+                    std::to_string(args.classes) + ", expected at least 1");
   const std::int64_t elements = args.batch * args.classes;
   check_size(kOperation, "loss", args.loss, args.batch, true);
   check_size(kOperation, "probabilities", args.probabilities, elements, true);
@@ -145,14 +145,14 @@ void check_arguments(const CrossEntropy& args) {
   check_size(kOperation, "logits", args.logits, elements);
   check_size(kOperation, "labels", args.labels, args.batch);
   check_size(kOperation, "targets", args.targets, elements, true);
-  check(args.label_smoothing >= 0.0f && args.label_smoothing <= 1.0f, kOperation,
-        "label_smoothing is " + std::to_string(args.label_smoothing) + ", expected 0 to 1");
-  check((!args.dlogits && args.metrics == nullptr) || args.state != nullptr, kOperation,
-        "state is missing, expected where dlogits or metrics are asked for");
+  VITRINE_CHECK(args.label_smoothing >= 0.0f && args.label_smoothing <= 1.0f, kOperation,
+                "label_smoothing is " + std::to_string(args.label_smoothing) + ", expected 0 to 1");
+  VITRINE_CHECK((!args.dlogits && args.metrics == nullptr) || args.state != nullptr, kOperation,
+                "state is missing, expected where dlogits or metrics are asked for");
   for (std::int64_t row = 0; row < args.batch; ++row) {
-    check(args.labels[row] >= -1 && args.labels[row] < args.classes, kOperation,
-          "labels[" + std::to_string(row) + "] is " + std::to_string(args.labels[row]) +
-              ", expected -1 to " + std::to_string(args.classes - 1));
+    VITRINE_CHECK(args.labels[row] >= -1 && args.labels[row] < args.classes, kOperation,
+                  "labels[" + std::to_string(row) + "] is " + std::to_string(args.labels[row]) +
+                      ", expected -1 to " + std::to_string(args.classes - 1));
   }
 }
 

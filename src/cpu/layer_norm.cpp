@@ -308,7 +308,7 @@ void for_tiles(std::int64_t begin, std::int64_t end, std::int64_t cols, const Bo
 void check_forward(const LayerNormForward& args) {
   constexpr const char* kOperation = "layer_norm_forward";
   const std::int64_t n = args.rows * args.cols;
-  check(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
+  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
   check_size(kOperation, "y", args.y, n);
   check_size(kOperation, "x", args.x, n);
   check_size(kOperation, "branch", args.branch, n, true);
@@ -322,7 +322,7 @@ void check_forward(const LayerNormForward& args) {
 void check_backward(const LayerNormBackward& args) {
   constexpr const char* kOperation = "layer_norm_backward";
   const std::int64_t n = args.rows * args.cols;
-  check(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
+  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
   check_size(kOperation, "dx", args.dx, n);
   check_size(kOperation, "dbranch", args.dbranch, n, true);
   check_size(kOperation, "dweight", args.dweight, args.cols);
@@ -333,9 +333,10 @@ void check_backward(const LayerNormBackward& args) {
   check_size(kOperation, "mean", args.mean, args.rows);
   check_size(kOperation, "rstd", args.rstd, args.rows);
   check_size(kOperation, "weight", args.weight, args.cols);
-  check(args.workspace.size % (2 * args.cols) == 0, kOperation,
-        "workspace has " + std::to_string(args.workspace.size) +
-            " elements, expected a multiple of 2 * cols = " + std::to_string(2 * args.cols));
+  VITRINE_CHECK(
+      args.workspace.size % (2 * args.cols) == 0, kOperation,
+      "workspace has " + std::to_string(args.workspace.size) +
+          " elements, expected a multiple of 2 * cols = " + std::to_string(2 * args.cols));
 }
 
 /// Rows [begin, end) of a backward pass; dweight and dbias are added to.

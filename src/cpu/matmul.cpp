@@ -30,11 +30,11 @@ void use_one_thread() {
 }
 
 void check_arguments(const Matmul& args) {
-  check(args.m > 0 && args.n > 0 && args.k > 0, kOperation,
-        "m, n, k are " + std::to_string(args.m) + ", " + std::to_string(args.n) + ", " +
-            std::to_string(args.k) + ", expected at least 1");
-  check(args.row_blocks > 0, kOperation,
-        "row_blocks is " + std::to_string(args.row_blocks) + ", expected at least 1");
+  VITRINE_CHECK(args.m > 0 && args.n > 0 && args.k > 0, kOperation,
+                "m, n, k are " + std::to_string(args.m) + ", " + std::to_string(args.n) + ", " +
+                    std::to_string(args.k) + ", expected at least 1");
+  VITRINE_CHECK(args.row_blocks > 0, kOperation,
+                "row_blocks is " + std::to_string(args.row_blocks) + ", expected at least 1");
   check_size(kOperation, "out", args.out, args.m * args.n);
   check_size(kOperation, "a", args.a, args.m * args.k);
   check_size(kOperation, "b", args.b, args.k * args.n);
@@ -70,9 +70,9 @@ void sgemm(std::int64_t m, std::int64_t n, std::int64_t k, const GemmOperand& a,
   const dnnl_status_t status =
       dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n, k, 1.0f, a.data,
                  a.stride, b.data, b.stride, beta, c, c_stride);
-  check(status == dnnl_success, kOperation,
-        "dnnl_sgemm returned status " + std::to_string(static_cast<int>(status)) +
-            ", expected success");
+  VITRINE_CHECK(status == dnnl_success, kOperation,
+                "dnnl_sgemm returned status " + std::to_string(static_cast<int>(status)) +
+                    ", expected success");
 }
 
 void CpuKernels::matmul(const Matmul& args) {

@@ -72,18 +72,32 @@ HWY_INLINE std::int64_t unfold_piece(D d, const Unfold<T>& args, const T* from, 
   return j;
 }
 
-template <typename T>
-HWY_INLINE void unfold(const Unfold<T> args) {  // a copy, which the stores cannot alias
-  const std::int64_t p = args.patch_size;
+// `kWidth` is the patch size where it is one vector of four, known to the compiler: the patches of
+// small images are so narrow that finding the pieces would cost more than filling them.
+template <std::int64_t kWidth, typename T>
+HWY_INLINE void unfold_rows(const Unfold<T> args) {  // a copy, which the stores cannot alias
+  const std::int64_t p = kWidth > 0 ? kWidth : args.patch_size;
   const std::int64_t pieces = args.width / p;
   for (std::int64_t y = 0; y < args.rows; ++y) {
     const T* from = args.pixels + y * args.width + (args.mirror ? args.width : 0);
     float* to = args.patches + y / p * pieces * args.step + y % p * p;
     for (std::int64_t i = 0; i < pieces; ++i, from += args.mirror ? -p : p, to += args.step) {
-      std::int64_t j = unfold_piece(hn::CappedTag<float, 16>(), args, from, 0, to);
+      std::int64_t j = 0;
+      if constexpr (kWidth == 0) j = unfold_piece(hn::CappedTag<float, 16>(), args, from, j, to);
       j = unfold_piece(hn::CappedTag<float, 4>(), args, from, j, to);
-      unfold_piece(hn::CappedTag<float, 1>(), args, from, j, to);
+      if constexpr (kWidth == 0) unfold_piece(hn::CappedTag<float, 1>(), args, from, j, to);
     }
+  }
+}
+
+template <typename T>
+HWY_INLINE void unfold(Unfold<T> args) {
+  constexpr std::int64_t kNarrow = 4;
+  if (args.patch_size == kNarrow && hn::Lanes(hn::CappedTag<float, 4>()) == kNarrow) {
+    args.patch_size = kNarrow;
+    unfold_rows<kNarrow>(args);
+  } else {
+    unfold_rows<0>(args);
   }
 }
 
@@ -260,51 +274,54 @@ class ImageUnfold {
 
 template <typename Args>
 void check_geometry(const char* operation, const Args& args) {
-  check(args.channels > 0 && args.height > 0 && args.width > 0 && args.patch_size > 0, operation,
-        "channels, height, width, patch_size are " + std::to_string(args.channels) + ", " +
-            std::to_string(args.height) + ", " + std::to_string(args.width) + ", " +
-            std::to_string(args.patch_size) + ", expected at least 1");
-  check(args.height % args.patch_size == 0 && args.width % args.patch_size == 0, operation,
-        "patch_size is " + std::to_string(args.patch_size) + ", expected a divisor of height " +
-            std::to_string(args.height) + " and width " + std::to_string(args.width));
+  VITRINE_CHECK(args.channels > 0 && args.height > 0 && args.width > 0 && args.patch_size > 0,
+                operation,
+                "channels, height, width, patch_size are " + std::to_string(args.channels) + ", " +
+                    std::to_string(args.height) + ", " + std::to_string(args.width) + ", " +
+                    std::to_string(args.patch_size) + ", expected at least 1");
+  VITRINE_CHECK(args.height % args.patch_size == 0 && args.width % args.patch_size == 0, operation,
+                "patch_size is " + std::to_string(args.patch_size) +
+                    ", expected a divisor of height " + std::to_string(args.height) +
+                    " and width " + std::to_string(args.width));
   check_size(operation, "std", args.std, args.channels);
 }
 
 void check_row(const char* operation, const PatchEmbedForward& args, std::int64_t b,
                std::int64_t num_images) {
   const BatchRow& row = args.rows[b];
-  const std::string name = "rows[" + std::to_string(b) + "]";
-  check(row.image >= -1 && row.image < num_images, operation,
-        name + ".image is " + std::to_string(row.image) + ", expected -1 to " +
-            std::to_string(num_images - 1));
+  const auto name = [&] { return "rows[" + std::to_string(b) + "]"; };
+  VITRINE_CHECK(row.image >= -1 && row.image < num_images, operation,
+                name() + ".image is " + std::to_string(row.image) + ", expected -1 to " +
+                    std::to_string(num_images - 1));
   if (row.image < 0) return;
   const bool inside = row.crop_x >= 0.0f && row.crop_width > 0.0f && row.crop_y >= 0.0f &&
                       row.crop_height > 0.0f &&
                       row.crop_x + row.crop_width <= static_cast<float>(args.source_width) &&
                       row.crop_y + row.crop_height <= static_cast<float>(args.source_height);
-  check(inside, operation,
-        name + ".crop is " + std::to_string(row.crop_width) + "x" +
-            std::to_string(row.crop_height) + " at (" + std::to_string(row.crop_x) + ", " +
-            std::to_string(row.crop_y) + "), expected inside the source of " +
-            std::to_string(args.source_width) + "x" + std::to_string(args.source_height));
+  VITRINE_CHECK(inside, operation,
+                name() + ".crop is " + std::to_string(row.crop_width) + "x" +
+                    std::to_string(row.crop_height) + " at (" + std::to_string(row.crop_x) + ", " +
+                    std::to_string(row.crop_y) + "), expected inside the source of " +
+                    std::to_string(args.source_width) + "x" + std::to_string(args.source_height));
 }
 
 void check_arguments(const char* operation, const PatchEmbedForward& args) {
   check_geometry(operation, args);
   check_size(operation, "mean", args.mean, args.channels);
-  check(args.rows && args.rows.size > 0, operation, "rows has 0 elements, expected at least 1");
+  VITRINE_CHECK(args.rows && args.rows.size > 0, operation,
+                "rows has 0 elements, expected at least 1");
   check_size(operation, "patches", args.patches,
              args.rows.size * args.channels * args.height * args.width);
-  check(args.source_height > 0 && args.source_width > 0, operation,
-        "source_height, source_width are " + std::to_string(args.source_height) + ", " +
-            std::to_string(args.source_width) + ", expected at least 1");
+  VITRINE_CHECK(args.source_height > 0 && args.source_width > 0, operation,
+                "source_height, source_width are " + std::to_string(args.source_height) + ", " +
+                    std::to_string(args.source_width) + ", expected at least 1");
   const std::int64_t elements = args.channels * args.source_height * args.source_width;
-  check(args.images && args.images.size > 0 && args.images.size % elements == 0, operation,
-        "images has " + std::to_string(args.images.size) + " elements, expected a multiple of " +
-            std::to_string(elements));
-  check(args.images.dtype == DType::u8 || args.images.dtype == DType::f32, operation,
-        "images has elements of type " + std::string(to_string(args.images.dtype)) +
-            ", expected U8 or F32");
+  VITRINE_CHECK(args.images && args.images.size > 0 && args.images.size % elements == 0, operation,
+                "images has " + std::to_string(args.images.size) +
+                    " elements, expected a multiple of " + std::to_string(elements));
+  VITRINE_CHECK(args.images.dtype == DType::u8 || args.images.dtype == DType::f32, operation,
+                "images has elements of type " + std::string(to_string(args.images.dtype)) +
+                    ", expected U8 or F32");
   for (std::int64_t b = 0; b < args.rows.size; ++b) {
     check_row(operation, args, b, args.images.size / elements);
   }
@@ -327,9 +344,10 @@ void CpuKernels::patch_embed_backward(const PatchEmbedBackward& args) {
   constexpr const char* kOperation = "patch_embed_backward";
   check_geometry(kOperation, args);
   const std::int64_t elements = args.channels * args.height * args.width;
-  check(args.dimages && args.dimages.size > 0 && args.dimages.size % elements == 0, kOperation,
-        "dimages has " + std::to_string(args.dimages.size) + " elements, expected a multiple of " +
-            std::to_string(elements));
+  VITRINE_CHECK(args.dimages && args.dimages.size > 0 && args.dimages.size % elements == 0,
+                kOperation,
+                "dimages has " + std::to_string(args.dimages.size) +
+                    " elements, expected a multiple of " + std::to_string(elements));
   check_size(kOperation, "dpatches", args.dpatches, args.dimages.size);
 
   float* dimages = args.dimages.f32().data;

@@ -77,10 +77,10 @@ void add_partials(const float* partials, std::int64_t num_partials, std::int64_t
 
 template <typename Args>
 PerHeadShape checked_shape(const char* operation, const Args& args) {
-  check(args.rows > 0 && args.parts > 0 && args.heads > 0 && args.head_size > 0, operation,
-        "rows, parts, heads, head_size are " + std::to_string(args.rows) + ", " +
-            std::to_string(args.parts) + ", " + std::to_string(args.heads) + ", " +
-            std::to_string(args.head_size) + ", expected at least 1");
+  VITRINE_CHECK(args.rows > 0 && args.parts > 0 && args.heads > 0 && args.head_size > 0, operation,
+                "rows, parts, heads, head_size are " + std::to_string(args.rows) + ", " +
+                    std::to_string(args.parts) + ", " + std::to_string(args.heads) + ", " +
+                    std::to_string(args.head_size) + ", expected at least 1");
   return {args.parts, args.heads, args.head_size};
 }
 
@@ -93,10 +93,11 @@ void check_arguments(const PerHeadLinearBackward& args, const PerHeadShape& s) {
   check_size(kOperation, "dy", args.dy, args.rows * maps * s.head_size);
   check_size(kOperation, "x", args.x, args.rows * s.heads * s.head_size);
   check_size(kOperation, "weight", args.weight, maps * s.head_size * s.head_size);
-  check(args.workspace && args.workspace.size > 0 && args.workspace.size % s.parameters() == 0,
-        kOperation,
-        "workspace has " + std::to_string(args.workspace.size) +
-            " elements, expected a multiple of " + std::to_string(s.parameters()));
+  VITRINE_CHECK(
+      args.workspace && args.workspace.size > 0 && args.workspace.size % s.parameters() == 0,
+      kOperation,
+      "workspace has " + std::to_string(args.workspace.size) +
+          " elements, expected a multiple of " + std::to_string(s.parameters()));
 }
 
 }  // namespace

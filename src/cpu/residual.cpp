@@ -121,7 +121,7 @@ void Branch::scale(float* out, const float* in, std::int64_t begin, std::int64_t
 void CpuKernels::residual_forward(const ResidualForward& args) {
   constexpr const char* kOperation = "residual_forward";
   const std::int64_t n = args.rows * args.cols;
-  check(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
+  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
   check_size(kOperation, "y", args.y, n);
   check_size(kOperation, "x", args.x, n);
   check_size(kOperation, "branch", args.branch, n);
@@ -136,7 +136,7 @@ void CpuKernels::residual_forward(const ResidualForward& args) {
 void CpuKernels::residual_backward(const ResidualBackward& args) {
   constexpr const char* kOperation = "residual_backward";
   const std::int64_t n = args.rows * args.cols;
-  check(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
+  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
   check_size(kOperation, "dbranch", args.dbranch, n);
   check_size(kOperation, "dy", args.dy, n);
   const Branch branch(kOperation, args);

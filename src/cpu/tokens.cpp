@@ -57,15 +57,15 @@ void add_or_copy(const float* __restrict from, const float* __restrict add, std:
 
 template <typename Args>
 void check_common(const char* operation, const Args& args) {
-  check(args.batch > 0 && args.num_patches > 0 && args.hidden > 0, operation,
-        "batch, num_patches, hidden are " + std::to_string(args.batch) + ", " +
-            std::to_string(args.num_patches) + ", " + std::to_string(args.hidden) +
-            ", expected at least 1");
-  check(args.dropout.probability >= 0.0f && args.dropout.probability < 1.0f, operation,
-        "dropout.probability is " + std::to_string(args.dropout.probability) +
-            ", expected 0 or more and less than 1");
-  check(args.dropout.probability == 0.0f || args.state != nullptr, operation,
-        "state is missing, expected with dropout");
+  VITRINE_CHECK(args.batch > 0 && args.num_patches > 0 && args.hidden > 0, operation,
+                "batch, num_patches, hidden are " + std::to_string(args.batch) + ", " +
+                    std::to_string(args.num_patches) + ", " + std::to_string(args.hidden) +
+                    ", expected at least 1");
+  VITRINE_CHECK(args.dropout.probability >= 0.0f && args.dropout.probability < 1.0f, operation,
+                "dropout.probability is " + std::to_string(args.dropout.probability) +
+                    ", expected 0 or more and less than 1");
+  VITRINE_CHECK(args.dropout.probability == 0.0f || args.state != nullptr, operation,
+                "state is missing, expected with dropout");
 }
 
 // A position table may be longer than the sequence, by whole rows.
@@ -73,22 +73,24 @@ template <typename View>
 void check_position(const char* operation, const char* field, const View& position,
                     std::int64_t tokens, std::int64_t hidden) {
   if (!position) return;
-  check(position.size >= tokens * hidden && position.size % hidden == 0, operation,
-        std::string(field) + " has " + std::to_string(position.size) + " elements, expected " +
-            std::to_string(tokens) + " or more rows of " + std::to_string(hidden));
+  VITRINE_CHECK(position.size >= tokens * hidden && position.size % hidden == 0, operation,
+                std::string(field) + " has " + std::to_string(position.size) +
+                    " elements, expected " + std::to_string(tokens) + " or more rows of " +
+                    std::to_string(hidden));
 }
 
 template <typename Args>
 void check_window(const char* operation, const Args& args) {
   const TokenWindow& window = args.window;
-  check(args.batch > 0 && args.hidden > 0, operation,
-        "batch, hidden are " + std::to_string(args.batch) + ", " + std::to_string(args.hidden) +
-            ", expected at least 1");
-  check(window.tokens > 0 && window.first >= 0 && window.first + window.tokens <= window.total,
-        operation,
-        "window has " + std::to_string(window.tokens) + " tokens from " +
-            std::to_string(window.first) + ", expected at least 1 inside the total of " +
-            std::to_string(window.total));
+  VITRINE_CHECK(args.batch > 0 && args.hidden > 0, operation,
+                "batch, hidden are " + std::to_string(args.batch) + ", " +
+                    std::to_string(args.hidden) + ", expected at least 1");
+  VITRINE_CHECK(
+      window.tokens > 0 && window.first >= 0 && window.first + window.tokens <= window.total,
+      operation,
+      "window has " + std::to_string(window.tokens) + " tokens from " +
+          std::to_string(window.first) + ", expected at least 1 inside the total of " +
+          std::to_string(window.total));
 }
 
 void store(const std::vector<float>& sum, std::int64_t first, bool accumulate, View<float> out,
@@ -169,8 +171,8 @@ void CpuKernels::tokens_backward(const TokensBackward& args) {
   const std::int64_t hidden = args.hidden;
   check_size(kOperation, "dpatches", args.dpatches, args.batch * args.num_patches * hidden, true);
   check_size(kOperation, "dclass", args.dclass, hidden, true);
-  check(!args.dclass || layout.class_index >= 0, kOperation,
-        "dclass is given, expected none without a class token");
+  VITRINE_CHECK(!args.dclass || layout.class_index >= 0, kOperation,
+                "dclass is given, expected none without a class token");
   check_position(kOperation, "dposition", args.dposition, layout.tokens, hidden);
   check_size(kOperation, "dx", args.dx, args.batch * layout.tokens * hidden);
 

@@ -168,8 +168,7 @@ void validate(const VitConfig& c, const std::string& source) {
   positive("intermediate_size", c.intermediate_size);
   positive("num_classes", c.num_classes);
   expect_at_least(static_cast<double>(c.num_hidden_layers), 0, source, "num_hidden_layers");
-  expect(c.num_channels == 1 || c.num_channels == 3, source, "num_channels",
-         std::to_string(c.num_channels), "1 or 3");
+  positive("num_channels", c.num_channels);
   const std::string size = std::to_string(c.image_height) + "x" + std::to_string(c.image_width);
   expect(c.image_height % c.patch_size == 0 && c.image_width % c.patch_size == 0, source,
          "image_size", size, "a multiple of patch_size " + std::to_string(c.patch_size));

@@ -66,6 +66,16 @@ RunConfig mnist_small() {
   return c;
 }
 
+// The demo: the same model on digits that the program draws itself.
+RunConfig digits() {
+  RunConfig c = mnist_small();
+  c.recipe.dataset = "digits";
+  c.recipe.scale = {0.9, 1.0};
+  c.recipe.epochs = 20;
+  c.recipe.warmup_epochs = 2;
+  return c;
+}
+
 RunConfig notes_encoder() {
   RunConfig c;
   c.model = {.image_height = 8,
@@ -190,6 +200,7 @@ std::string timm_name(const Size& size, int patch, int image) {
 
 std::vector<PresetInfo> presets() {
   std::vector<PresetInfo> list = {
+      {"digits", "mnist-small on digits that the program draws itself: no download"},
       {"mnist-small", "64 wide, 4 blocks, for 28x28 grey digits: over 98.5 % on MNIST"},
       {"mnist-tutorial", "8 wide, 2 blocks, per-head q/k/v, no output projection (B. Pulfer)"},
       {"cifar10-small", "48 wide, 4 blocks, for 32x32 colour images (T. Nguyen)"},
@@ -213,6 +224,7 @@ RunConfig preset(const std::string& name) {
   };
   if (name == "mnist-tutorial") return named(mnist_tutorial());
   if (name == "mnist-small") return named(mnist_small());
+  if (name == "digits") return named(digits());
   if (name == "notes-encoder") return named(notes_encoder());
   if (name == "d2l-224") return named(d2l_224());
   if (name == "cifar10-small") return named(cifar10_small());
