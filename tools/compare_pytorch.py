@@ -31,7 +31,7 @@ MODELS = {"mnist-tutorial": 128, "cifar10-small": 256, "vit_tiny_patch16_224": 8
 LEARNING_RATES = {"mnist-tutorial": 5e-3, "cifar10-small": 1e-2, "vit_tiny_patch16_224": 1e-3}
 VARIANTS = ("eager-sdpa", "eager-bmm", "compile-sdpa", "compile-bmm")
 WARM_UP_SECONDS = 1.0
-VITRINE_COMMAND = ("build/vitrine_step_bench --benchmark_filter=train_step/{model}/B:{batch} "
+VITRINE_COMMAND = ("build/train_step_bench --benchmark_filter=train_step/{model}/B:{batch} "
                    "--benchmark_format=json")
 MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
 

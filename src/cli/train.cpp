@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -86,6 +87,15 @@ class Console final : public TrainObserver {
   Progress progress_;
 };
 
+// A figure of /proc/self/status in bytes; 0 where there is none.
+double process_bytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(key + ":")) return 1024.0 * std::atof(line.c_str() + key.size() + 1);
+  }
+  return 0;
+}
+
 // runs/<preset>, runs/<preset>-2, …: the first that holds no run.
 fs::path default_output(const RunConfig& config) {
   const std::string base = config.preset.empty() ? "vit" : config.preset;
@@ -145,12 +155,15 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
 }
 
 int finish(const Options& options, const RunConfig& config, Trainer& trainer, Device& device,
-           const Dataset& test, const fs::path& output, TrainOutcome outcome) {
+           const Dataset& test, const fs::path& output, TrainOutcome outcome, double bytes_before) {
   const EvaluationResult result = trainer.evaluate(/*details=*/true);
   write_file(output / "report.html",
              render_report(make_report(config, trainer, test, result, device.traits())));
   if (!options.json) {
     std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);
+    std::printf("Peak memory: %s, planned %s\n",
+                format_bytes(process_bytes("VmHWM") - bytes_before).c_str(),
+                format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
     std::printf("Checkpoint: %s\nReport: %s\n", (output / "last").c_str(),
                 (output / "report.html").c_str());
   }
@@ -180,6 +193,7 @@ int train(const Options& options) {
   }
   const std::unique_ptr<Device> device = make_device(options.device, options.threads);
   if (config.recipe.epochs == 0) return write_untrained(config, output, device->traits());
+  const double bytes_before = process_bytes("VmRSS");
   const Dataset train = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::train);
   const Dataset test = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::test);
   config.class_names = train.class_names;
@@ -197,7 +211,7 @@ int train(const Options& options) {
     Console console(options.json, config.recipe.epochs);
     outcome = trainer.run(console, interrupted);
   }
-  return finish(options, config, trainer, *device, test, output, outcome);
+  return finish(options, config, trainer, *device, test, output, outcome, bytes_before);
 }
 
 }  // namespace

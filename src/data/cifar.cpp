@@ -1,6 +1,7 @@
 // CIFAR-10 and CIFAR-100, binary version: records of one label byte (CIFAR-100: coarse, then fine)
 // and 3 x 32 x 32 bytes, channel by channel.      https://www.cs.toronto.edu/~kriz/cifar.html
 
+#include <fstream>
 #include <sstream>
 
 #include "data/loaders.h"
@@ -14,25 +15,37 @@ namespace {
 constexpr std::int64_t kChannels = 3, kSide = 32;
 constexpr std::size_t kImageBytes = kChannels * kSide * kSide;
 
+/// Records in a file. Throws BadInput when it does not hold a whole number of them.
+std::size_t count_records(const std::filesystem::path& path, std::size_t record) {
+  std::error_code error;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, error);
+  if (error) throw BadInput(one_line(path.string()) + ": " + error.message());
+  if (bytes == 0 || bytes % record != 0) {
+    throw BadInput(one_line(path.string()) + ": " + std::to_string(bytes) +
+                   " bytes, expected a multiple of " + std::to_string(record) +
+                   " (short file or trailing bytes)");
+  }
+  return bytes / record;
+}
+
 /// Appends the records of one file. The last of `label_bytes` is the label.
 void append_records(const std::filesystem::path& path, std::size_t label_bytes, Dataset& dataset) {
-  const std::string bytes = read_file(path);
   const std::string name = one_line(path.string());
-  const std::size_t record = label_bytes + kImageBytes;
-  if (bytes.empty() || bytes.size() % record != 0) {
-    throw BadInput(name + ": " + std::to_string(bytes.size()) + " bytes, expected a multiple of " +
-                   std::to_string(record) + " (short file or trailing bytes)");
-  }
-  for (std::size_t start = 0; start < bytes.size(); start += record) {
-    const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data()) + start;
-    const std::int32_t label = data[label_bytes - 1];
+  const std::size_t count = count_records(path, label_bytes + kImageBytes);
+  std::ifstream file(path, std::ios::binary);
+  std::vector<char> record(label_bytes + kImageBytes);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!file.read(record.data(), static_cast<std::streamsize>(record.size()))) {
+      throw BadInput(name + ": short file: ends in record " + std::to_string(i));
+    }
+    const std::int32_t label = static_cast<std::uint8_t>(record[label_bytes - 1]);
     if (label >= dataset.num_classes()) {
-      throw BadInput(name + ": label " + std::to_string(label) + " of image " +
-                     std::to_string(start / record) + ", expected 0 to " +
-                     std::to_string(dataset.num_classes() - 1));
+      throw BadInput(name + ": label " + std::to_string(label) + " of image " + std::to_string(i) +
+                     ", expected 0 to " + std::to_string(dataset.num_classes() - 1));
     }
     dataset.labels.push_back(label);
-    dataset.images.insert(dataset.images.end(), data + label_bytes, data + record);
+    dataset.images.insert(dataset.images.end(), record.begin() + static_cast<long>(label_bytes),
+                          record.end());
   }
 }
 
@@ -66,7 +79,11 @@ Dataset load(const std::string& name, const std::filesystem::path& directory,
   dataset.height = dataset.width = kSide;
   dataset.class_names =
       read_class_names(paths.front().parent_path() / names_file, std::move(names));
-  for (const std::filesystem::path& path : paths) append_records(path, label_bytes, dataset);
+  std::size_t images = 0;
+  for (const auto& path : paths) images += count_records(path, label_bytes + kImageBytes);
+  dataset.images.reserve(images * kImageBytes);  // exactly: the set is the larger part of memory
+  dataset.labels.reserve(images);
+  for (const auto& path : paths) append_records(path, label_bytes, dataset);
   return dataset;
 }
 

@@ -28,6 +28,9 @@ class IdxReader {
  public:
   explicit IdxReader(const std::filesystem::path& path)
       : name_(one_line(path.string())), file_(gzopen(path.c_str(), "rb"), gzclose_r) {
+    std::error_code unknown;
+    const std::uintmax_t bytes = std::filesystem::file_size(path, unknown);
+    if (!unknown) file_bytes_ = bytes;
     if (!file_) throw BadInput(name_ + ": " + std::generic_category().message(errno));
     constexpr unsigned kBuffer = 1u << 17;
     gzbuffer(file_.get(), kBuffer);
@@ -51,7 +54,10 @@ class IdxReader {
   /// The rest of the file, which must be `bytes` long.
   std::vector<std::uint8_t> rest(std::uint64_t bytes) {
     constexpr std::uint64_t kStep = 1u << 20;
+    // Deflate makes at most 1032 bytes of one; more is not set aside on the header's word.
+    constexpr std::uint64_t kLargestRatio = 1032;
     std::vector<std::uint8_t> values;
+    values.reserve(std::min(bytes, file_bytes_ * kLargestRatio));
     while (values.size() < bytes) {
       const std::size_t used = values.size();
       const std::uint64_t step = std::min(bytes - used, std::max<std::uint64_t>(kStep, used));
@@ -85,6 +91,7 @@ class IdxReader {
   }
 
   std::string name_;
+  std::uint64_t file_bytes_ = 0;
   std::unique_ptr<gzFile_s, int (*)(gzFile)> file_;
 };
 

@@ -71,9 +71,12 @@ AttentionValues attention(Graph& graph, const std::string& name, ValueId qkv, Va
                           bool keep_probabilities) {
   auto operation = std::make_shared<AttentionOperation>();
   const Shape& keys = graph.shape(kv == kNone ? qkv : kv);
-  const std::int64_t hidden = cols_of(keys) / (kv == kNone ? 3 : 2);
+  const std::int64_t parts = kv == kNone ? 3 : 2;
+  const std::int64_t hidden = cols_of(keys) / parts;
   operation->batch = rows_of(keys) / window.total;
   operation->heads = heads;
+  require(cols_of(keys) % parts == 0, name,
+          "columns of " + keys.str() + " are not divisible by " + std::to_string(parts));
   require(hidden % heads == 0, name,
           "hidden size " + std::to_string(hidden) + " is not divisible by " +
               std::to_string(heads) + " heads");

@@ -27,8 +27,11 @@ class Executor::Bound final : public Operands {
       : executor_(executor),
         plan_(executor.plan_),
         args_(args),
-        arena_(executor.arenas_.as<char>() + worker * plan_.arena_bytes()),
-        gradients_(executor.gradients_.as<char>() + lane * plan_.parameter_elements() * 4),
+        arena_(executor.arenas_.as<char>() +
+               arena_of(executor, worker, lane) * plan_.arena_bytes()),
+        gradients_(plan_.has_backward()
+                       ? executor.gradients_.as<char>() + lane * plan_.parameter_elements() * 4
+                       : nullptr),
         chunk_(chunk),
         accumulate_(accumulate) {}
 
@@ -59,6 +62,11 @@ class Executor::Bound final : public Operands {
   const DeviceTraits& traits() const override { return plan_.traits(); }
 
  private:
+  // With fewer lanes than workers there are as many arenas as lanes, and any worker may run a lane.
+  static std::int64_t arena_of(const Executor& executor, int worker, std::int64_t lane) {
+    return executor.plan_.chunking().lanes <= executor.device_.workers() ? lane : worker;
+  }
+
   const void* address(ValueId id) const {
     const Location& location = plan_.location(id);
     const Value& value = plan_.graph().value(id);

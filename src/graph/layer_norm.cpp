@@ -48,6 +48,8 @@ ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId wei
   operation->eps = eps;
   require(graph.shape(weight).elements() == operation->cols, name,
           "weight " + graph.shape(weight).str() + " does not fit " + graph.shape(x).str());
+  require(graph.shape(bias).elements() == operation->cols, name,
+          "bias " + graph.shape(bias).str() + " does not fit " + graph.shape(x).str());
   const Shape rows{operation->rows};
   return graph.append(operation, name, {x, kNone, weight, bias},
                       {{name, graph.shape(x)},

@@ -31,6 +31,18 @@ ValueId patch_embed(Graph& graph, const std::string& name, ValueId images, Value
   require(p > 0 && options.height % p == 0 && options.width % p == 0, name,
           "image " + std::to_string(options.height) + "x" + std::to_string(options.width) +
               " is not divisible by patch size " + std::to_string(p));
+  const Shape& stored = graph.shape(images);
+  require(stored.rank() == 4 && stored[1] == options.channels &&
+              stored[2] == options.source_height && stored[3] == options.source_width,
+          name,
+          "images are " + stored.str() + ", expected [N, " + std::to_string(options.channels) +
+              ", " + std::to_string(options.source_height) + ", " +
+              std::to_string(options.source_width) + "]");
+  require(graph.shape(mean).elements() == options.channels &&
+              graph.shape(std).elements() == options.channels,
+          name,
+          "mean " + graph.shape(mean).str() + " and std " + graph.shape(std).str() +
+              " do not fit " + std::to_string(options.channels) + " channels");
   auto operation = std::make_shared<PatchEmbedOperation>();
   operation->options = options;
   const std::int64_t patches = (options.height / p) * (options.width / p);

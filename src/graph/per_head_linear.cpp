@@ -42,6 +42,8 @@ ValueId per_head_linear(Graph& graph, const std::string& name, ValueId x, ValueI
   auto operation = std::make_shared<PerHeadLinearOperation>();
   require(maps.rank() == 4 && maps[2] == maps[3] && maps[1] * maps[2] == cols_of(graph.shape(x)),
           name, "weight " + maps.str() + " does not fit " + graph.shape(x).str());
+  require(bias == kNone || graph.shape(bias).elements() * maps[2] == maps.elements(), name,
+          "bias does not fit weight " + maps.str());
   operation->rows = rows_of(graph.shape(x));
   operation->parts = maps[0];
   operation->heads = maps[1];

@@ -49,7 +49,7 @@ std::int64_t place_blocks(std::vector<ArenaBlock>& blocks) {
 }
 
 std::int64_t largest_that_fits(std::int64_t limit, const std::function<bool(std::int64_t)>& fits) {
-  if (!fits(1)) return 0;
+  if (limit < 1 || !fits(1)) return 0;
   std::int64_t good = 1, bad = limit + 1;
   for (std::int64_t n = 2; n < bad; n *= 2) {
     if (!fits(n)) {
@@ -166,8 +166,12 @@ int Plan::share(const Node& node, int output, const std::vector<int>& storage_of
     return same_size && storage.last == step && !taken ? storage_of[id] : -1;
   };
   if (output == 0 && node.operation->addend() >= 0) {
+    // The other inputs are read while output 0 is written, so the addend must not be one of them.
     const int storage = candidate(node.operation->addend());
-    if (storage >= 0) return storage;
+    const auto uses = std::count_if(node.inputs.begin(), node.inputs.end(), [&](ValueId id) {
+      return id != kNone && storage_of[id] == storage;
+    });
+    if (storage >= 0 && uses == 1) return storage;
   }
   for (const auto& [out, in] : node.operation->may_share()) {
     if (out != output) continue;

@@ -50,6 +50,8 @@ struct PoolBackwardOperation final : Operation {
 
 ValueId tokens(Graph& graph, const std::string& name, ValueId patches, ValueId class_token,
                ValueId position, ClassToken place, Dropout dropout) {
+  require(graph.shape(patches).rank() == 3, name,
+          "patches are " + graph.shape(patches).str() + ", expected [B, P, D]");
   auto operation = std::make_shared<TokensOperation>();
   operation->place = place;
   operation->batch = graph.shape(patches)[0];
@@ -58,6 +60,8 @@ ValueId tokens(Graph& graph, const std::string& name, ValueId patches, ValueId c
   operation->dropout = dropout;
   require((class_token == kNone) == (place == ClassToken::none), name,
           "class token and its place contradict each other");
+  require(class_token == kNone || graph.shape(class_token).elements() == operation->hidden, name,
+          "class token does not fit patches " + graph.shape(patches).str());
   const std::int64_t count = operation->num_patches + (place == ClassToken::none ? 0 : 1);
   require(position == kNone || graph.shape(position).elements() >= count * operation->hidden, name,
           "position table has fewer rows than the " + std::to_string(count) + " tokens");

@@ -1,0 +1,234 @@
+// Learning-rate schedules, which parameters decay, and the optimiser's step on the CPU device.
+//
+// The reference of the update is Adam in double precision as PyTorch defines it.
+
+#include "vitrine/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <set>
+
+#include "vitrine/random.h"
+#include "vitrine/recipe.h"
+
+namespace vitrine {
+namespace {
+
+TEST(Schedule, ConstantWithWarmUp) {
+  const Schedule s{.kind = ScheduleKind::constant,
+                   .lr = 0.5,
+                   .warmup_lr = 0.1,
+                   .warmup_steps = 4,
+                   .total_steps = 10};
+  EXPECT_DOUBLE_EQ(s.at(0), 0.1);
+  EXPECT_DOUBLE_EQ(s.at(1), 0.2);
+  EXPECT_DOUBLE_EQ(s.at(3), 0.4);
+  for (std::int64_t step : {4, 5, 9, 10, 1000}) EXPECT_DOUBLE_EQ(s.at(step), 0.5) << step;
+}
+
+TEST(Schedule, CosineFallsFromLrToMinLr) {
+  const Schedule s{.lr = 0.8, .min_lr = 0.2, .warmup_lr = 0, .warmup_steps = 3, .total_steps = 11};
+  EXPECT_DOUBLE_EQ(s.at(0), 0.0);
+  EXPECT_DOUBLE_EQ(s.at(3), 0.8);
+  EXPECT_DOUBLE_EQ(s.at(5), 0.2 + 0.6 * 0.5 * (1 + std::cos(std::numbers::pi / 4)));
+  EXPECT_NEAR(s.at(7), 0.5, 1e-15);
+  EXPECT_DOUBLE_EQ(s.at(11), 0.2);
+  EXPECT_DOUBLE_EQ(s.at(500), 0.2);
+  for (std::int64_t step = 4; step <= 11; ++step) EXPECT_LT(s.at(step), s.at(step - 1)) << step;
+}
+
+TEST(Schedule, WithoutStepsOrWithWarmUpOnly) {
+  const Schedule empty{.lr = 0.8, .min_lr = 0.1, .warmup_steps = 0, .total_steps = 0};
+  EXPECT_DOUBLE_EQ(empty.at(0), 0.8);
+  EXPECT_DOUBLE_EQ(empty.at(1), 0.1);
+  const Schedule all{.lr = 0.8, .warmup_lr = 0.0, .warmup_steps = 8, .total_steps = 8};
+  EXPECT_DOUBLE_EQ(all.at(7), 0.7);
+}
+
+VitConfig small_model() {
+  VitConfig model{.image_height = 8,
+                  .image_width = 12,
+                  .patch_size = 4,
+                  .num_channels = 1,
+                  .hidden_size = 12,
+                  .num_hidden_layers = 2,
+                  .num_attention_heads = 3,
+                  .intermediate_size = 20,
+                  .num_classes = 5};
+  return model;
+}
+
+class OptimizerTest : public testing::Test {
+ protected:
+  OptimizerTest() : device_(make_cpu_device(2)) {}
+
+  Plan plan_of(const VitConfig& model) const { return plan_vit(model, {}, 3, device_->traits()); }
+  std::size_t elements(const Plan& plan) const {
+    return static_cast<std::size_t>(plan.parameter_elements());
+  }
+  /// Numbers in the tensors, zeros in the padding between them.
+  std::vector<float> random_flat(const Plan& plan, std::uint64_t seed) const {
+    std::vector<float> flat(elements(plan), 0.0f);
+    RandomStream random(seed, 0);
+    const auto& parameters = plan.graph().parameters();
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const std::int64_t offset = plan.parameter_offset(static_cast<int>(i));
+      for (std::int64_t k = 0; k < parameters[i].shape.elements(); ++k) {
+        flat[static_cast<std::size_t>(offset + k)] = static_cast<float>(random.uniform(-2.0, 2.0));
+      }
+    }
+    return flat;
+  }
+  void update(Optimizer& optimizer, const std::vector<float>& gradients, float learning_rate) {
+    Buffer on_device = device_->allocate(gradients.size() * sizeof(float), "gradients");
+    device_->upload(on_device.data(), gradients.data(), gradients.size() * sizeof(float));
+    Buffer state = device_->allocate(sizeof(StepState), "state");
+    const StepState host{.learning_rate = learning_rate};
+    device_->upload(state.data(), &host, sizeof host);
+    optimizer.update(on_device.as<float>(), state.as<StepState>());
+    device_->synchronize();
+  }
+
+  std::unique_ptr<Device> device_;
+};
+
+TEST_F(OptimizerTest, DecayByDefault) {
+  const Plan plan = plan_of(small_model());
+  std::set<std::string> decayed, kept;
+  for (const Parameter& parameter : plan.graph().parameters()) {
+    (decays_by_default(parameter) ? decayed : kept).insert(parameter.name);
+  }
+  for (const char* name : {"cls_token", "pos_embed", "patch_embed.proj.bias", "norm.weight",
+                           "norm.bias", "blocks.0.norm1.weight", "blocks.1.norm2.bias",
+                           "blocks.0.attn.qkv.bias", "blocks.1.mlp.fc1.bias", "head.bias"}) {
+    EXPECT_TRUE(kept.contains(name)) << name;
+  }
+  const std::set<std::string> expected = {"patch_embed.proj.weight",  "head.weight",
+                                          "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight",
+                                          "blocks.0.mlp.fc1.weight",  "blocks.0.mlp.fc2.weight",
+                                          "blocks.1.attn.qkv.weight", "blocks.1.attn.proj.weight",
+                                          "blocks.1.mlp.fc1.weight",  "blocks.1.mlp.fc2.weight"};
+  EXPECT_EQ(decayed, expected);
+}
+
+TEST_F(OptimizerTest, PerHeadBiasesDoNotDecayAlthoughTheyAreMatrices) {
+  VitConfig model = small_model();
+  model.qkv_layout = QkvLayout::per_head;
+  const Plan plan = plan_of(model);
+  for (const Parameter& parameter : plan.graph().parameters()) {
+    if (parameter.name.ends_with("qkv.bias")) {
+      EXPECT_GT(parameter.shape.rank(), 1);
+      EXPECT_FALSE(decays_by_default(parameter)) << parameter.name;
+    }
+  }
+}
+
+// With gradients of zero AdamW only decays, so what shrinks is what decays.
+TEST_F(OptimizerTest, RegionsDecayWhatTheyShould) {
+  const Plan plan = plan_of(small_model());
+  const std::vector<float> weights = random_flat(plan, 11);
+  const std::vector<float> zeros(elements(plan), 0.0f);
+  for (bool decay_all : {false, true}) {
+    SCOPED_TRACE(decay_all);
+    Optimizer optimizer(*device_, plan, {.weight_decay = 0.5, .decay_all = decay_all});
+    optimizer.upload_weights(weights);
+    update(optimizer, zeros, 0.5f);
+    const std::vector<float> after = optimizer.download_weights();
+    const auto& parameters = plan.graph().parameters();
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const bool decays = decay_all || decays_by_default(parameters[i]);
+      const auto offset = static_cast<std::size_t>(plan.parameter_offset(static_cast<int>(i)));
+      const auto count = static_cast<std::size_t>(parameters[i].shape.elements());
+      for (std::size_t k = offset; k < offset + count; ++k) {
+        ASSERT_FLOAT_EQ(after[k], decays ? 0.75f * weights[k] : weights[k])
+            << parameters[i].name << " " << k - offset;
+      }
+    }
+  }
+}
+
+TEST_F(OptimizerTest, StepsAreAdamsInDoublePrecision) {
+  const Plan plan = plan_of(small_model());
+  for (OptimizerKind kind : {OptimizerKind::adam, OptimizerKind::adamw}) {
+    for (std::uint64_t seed : {3u, 4u}) {
+      SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind) << ", seed " << seed);
+      const OptimizerConfig config{
+          .kind = kind, .weight_decay = 0.1, .decay_all = true, .clip_norm = 5.0};
+      Optimizer optimizer(*device_, plan, config);
+      std::vector<float> start = random_flat(plan, seed);
+      optimizer.upload_weights(start);
+      std::vector<double> w(start.begin(), start.end()), m(w.size()), v(w.size());
+      for (int step = 1; step <= 4; ++step) {
+        const std::vector<float> gradients = random_flat(plan, 100 * seed + step);
+        update(optimizer, gradients, 0.01f);
+        double norm = 0;
+        for (float g : gradients) norm += static_cast<double>(g) * g;
+        norm = std::sqrt(norm);
+        EXPECT_NEAR(optimizer.state().gradient_norm, norm, 1e-6 * norm);
+        EXPECT_EQ(optimizer.state().adam_step, step);
+        for (std::size_t i = 0; i < w.size(); ++i) {
+          double g = gradients[i] * std::min(1.0, 5.0 / (norm + 1e-6));
+          if (kind == OptimizerKind::adam) g += 0.1 * w[i];
+          if (kind == OptimizerKind::adamw) w[i] *= 1 - 0.01 * 0.1;
+          m[i] = 0.9 * m[i] + 0.1 * g;
+          v[i] = 0.999 * v[i] + 0.001 * g * g;
+          const double m_hat = m[i] / (1 - std::pow(0.9, step));
+          const double v_hat = v[i] / (1 - std::pow(0.999, step));
+          w[i] -= 0.01 * m_hat / (std::sqrt(v_hat) + 1e-8);
+        }
+      }
+      const std::vector<float> after = optimizer.download_weights();
+      for (std::size_t i = 0; i < w.size(); ++i) ASSERT_NEAR(after[i], w[i], 2e-5) << i;
+    }
+  }
+}
+
+TEST_F(OptimizerTest, NonFiniteGradientSkipsTheStep) {
+  const Plan plan = plan_of(small_model());
+  Optimizer optimizer(*device_, plan, {});
+  optimizer.upload_weights(random_flat(plan, 21));
+  const std::vector<float> good = random_flat(plan, 22);
+  update(optimizer, good, 0.01f);
+  ASSERT_EQ(optimizer.state().adam_step, 1);
+  const std::vector<float> weights = optimizer.download_weights();
+  const std::vector<float> first = optimizer.download_first_moment();
+  const std::vector<float> second = optimizer.download_second_moment();
+
+  std::int64_t skipped = 0;
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                    -std::numeric_limits<float>::infinity()}) {
+    std::vector<float> gradients = good;
+    gradients[gradients.size() / 3] = bad;
+    update(optimizer, gradients, 0.01f);
+    EXPECT_EQ(optimizer.state().skipped_steps, ++skipped);
+    EXPECT_EQ(optimizer.state().adam_step, 1);
+    EXPECT_FALSE(std::isfinite(optimizer.state().gradient_norm));
+    EXPECT_EQ(optimizer.download_weights(), weights);
+    EXPECT_EQ(optimizer.download_first_moment(), first);
+    EXPECT_EQ(optimizer.download_second_moment(), second);
+  }
+  update(optimizer, good, 0.01f);
+  EXPECT_EQ(optimizer.state().adam_step, 2);
+  EXPECT_EQ(optimizer.state().skipped_steps, skipped);
+  EXPECT_NE(optimizer.download_weights(), weights);
+}
+
+TEST_F(OptimizerTest, BuffersAndStateComeBackAsTheyWere) {
+  const Plan plan = plan_of(small_model());
+  Optimizer optimizer(*device_, plan, {});
+  const std::vector<float> weights = random_flat(plan, 31), first = random_flat(plan, 32),
+                           second = random_flat(plan, 33);
+  optimizer.upload_weights(weights);
+  optimizer.upload_moments(first, second, {.adam_step = 7, .skipped_steps = 2});
+  EXPECT_EQ(optimizer.download_weights(), weights);
+  EXPECT_EQ(optimizer.download_first_moment(), first);
+  EXPECT_EQ(optimizer.download_second_moment(), second);
+  EXPECT_EQ(optimizer.state().adam_step, 7);
+  EXPECT_EQ(optimizer.state().skipped_steps, 2);
+}
+
+}  // namespace
+}  // namespace vitrine
