@@ -172,7 +172,6 @@ TEST(Config, SpellingsOfSizeActivationAndClasses) {
 TEST(Config, UnknownKeyNamesTheNearest) {
   EXPECT_EQ(read_error({{"hiden_size", 64}}),
             "file.json: unknown key \"hiden_size\", the nearest known one is \"hidden_size\"");
-  EXPECT_EQ(read_error({{"num_heads", 3}}).substr(0, 34), "file.json: unknown key \"num_heads\",");
   EXPECT_EQ(read_error({{"batchsize", 3}}),
             "file.json: unknown key \"batchsize\", the nearest known one is \"batch_size\"");
 }

@@ -1,11 +1,10 @@
-// Plans without a device: blocks in an arena, lifetimes of random graphs and of real networks
-// (simulated step by step with an owner for every 256 bytes), chunks and the memory report.
+// Plans without a device: blocks in an arena, and lifetimes of random graphs and of real networks
+// (simulated step by step with an owner for every 256 bytes). Chunks and memory: chunking_test.cpp.
 #include "vitrine/plan.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <iostream>
 
 #include "graph/operations.h"
 #include "vitrine/random.h"
@@ -168,7 +167,8 @@ class Simulation {
     if (!in_arena(id)) return;
     expect(locations[id].offset % kCell == 0, node, "output is not aligned");
     for (std::size_t other = 0; other < out; ++other) {
-      const bool meets = in_arena(node.outputs[other]) && range(node.outputs[other]).meets(range(id));
+      const bool meets =
+          in_arena(node.outputs[other]) && range(node.outputs[other]).meets(range(id));
       expect(!meets, node, "two outputs overlap");
     }
     for (std::size_t in = 0; in < node.inputs.size(); ++in) {
@@ -204,8 +204,8 @@ class RandomGraph {
 
   Graph build() {
     const std::int64_t sizes[] = {64, 64, 192, 40};
-    values_.push_back(graph_.input("x", Shape{kRows, kTokens, 64}, DType::f32,
-                                   ValueKind::row_input));
+    values_.push_back(
+        graph_.input("x", Shape{kRows, kTokens, 64}, DType::f32, ValueKind::row_input));
     if (random_.below(2)) graph_.require_gradient(values_[0]);
     const auto count = 4 + random_.below(25);
     for (std::uint64_t i = 0; i < count; ++i) {
@@ -221,8 +221,7 @@ class RandomGraph {
                                        ActivationKind::relu, maybe_dropout(), kWindow));
           break;
         case 2:
-          values_.push_back(layer_norm(graph_, name, x,
-                                       graph_.parameter(name + ".w", Shape{width}),
+          values_.push_back(layer_norm(graph_, name, x, graph_.parameter(name + ".w", Shape{width}),
                                        graph_.parameter(name + ".b", Shape{width}), 1e-5f));
           break;
         default:
@@ -231,10 +230,9 @@ class RandomGraph {
       }
       if (random_.below(12) == 0) graph_.keep(values_.back());
     }
-    const ValueId pooled = pool(graph_, "pool", values_.back(), {1, 2, kTokens});
+    const ValueId pooled = pool(graph_, "pool", sum_of_unread(), {1, 2, kTokens});
     const ValueId logits = linear_of("head", pooled, 10);
-    const ValueId labels =
-        graph_.input("labels", Shape{kRows}, DType::i32, ValueKind::row_input);
+    const ValueId labels = graph_.input("labels", Shape{kRows}, DType::i32, ValueKind::row_input);
     cross_entropy(graph_, "loss", logits, labels, {});
     Graph graph = std::move(graph_);
     if (random_.below(2)) graph = fuse_residual_norm(graph);
@@ -250,6 +248,16 @@ class RandomGraph {
   ValueId any() {
     const auto recent = std::min<std::uint64_t>(values_.size(), 6);
     return values_[values_.size() - 1 - random_.below(recent)];
+  }
+  // All results lead to the loss.
+  ValueId sum_of_unread() {
+    ValueId sum = linear_of("sum", values_.back(), 64);
+    for (std::size_t i = 0; i + 1 < values_.size(); ++i) {
+      if (!graph_.consumers(values_[i]).empty()) continue;
+      const std::string name = "sum" + std::to_string(i);
+      sum = residual(graph_, name, sum, linear_of(name + ".map", values_[i], 64), {}, {}, kWindow);
+    }
+    return sum;
   }
   // A value of the same shape, x itself when there is no other.
   ValueId partner(ValueId x) {
@@ -274,11 +282,8 @@ class RandomGraph {
   std::uint32_t operation_ = 0;
 };
 
-DeviceTraits traits_with(int partials, bool chunks = true) {
-  return {.memory = std::int64_t{1} << 40,
-          .chunks = chunks,
-          .max_partials = partials,
-          .max_row_blocks = 8};
+DeviceTraits traits_with(int partials) {
+  return {.memory = std::int64_t{1} << 40, .max_partials = partials, .max_row_blocks = 8};
 }
 
 TEST(Plan, OfRandomGraphsNeverReadsWhatWasOverwritten) {

@@ -32,6 +32,19 @@ struct Tensors {
   std::vector<float> weights, first_moment, second_moment;
 };
 
+/// The same, somebody else's, for writing.
+struct TensorViews {
+  const float* weights = nullptr;
+  const float* first_moment = nullptr;
+  const float* second_moment = nullptr;
+
+  TensorViews(const float* weights_, const float* first, const float* second)
+      : weights(weights_), first_moment(first), second_moment(second) {}
+  TensorViews(const Tensors& tensors)
+      : TensorViews(tensors.weights.data(), tensors.first_moment.data(),
+                    tensors.second_moment.data()) {}
+};
+
 /// What a checkpoint directory says.
 struct Checkpoint {
   std::filesystem::path directory;  ///< resolved
@@ -42,7 +55,7 @@ struct Checkpoint {
 /// Writes RUN/step-N and points `names` ("last", "best") at it. A kill at any moment leaves the
 /// previous checkpoint whole. Checkpoints that no name points at any more are removed. IoError.
 void save_checkpoint(const std::filesystem::path& run, const RunConfig& config, const Plan& plan,
-                     const Tensors& tensors, const TrainerState& state,
+                     const TensorViews& tensors, const TrainerState& state,
                      const std::vector<std::string>& names);
 
 /// `path` is a checkpoint, or a run (then its "last"). Throws BadInput.
@@ -53,7 +66,7 @@ std::vector<float> load_weights(const std::filesystem::path& file, const Plan& p
 Tensors load_tensors(const Checkpoint& checkpoint, const Plan& plan);
 
 /// Tensors of a flat buffer by name, for writing: "<prefix><name>".
-std::vector<SafetensorsTensor> named_tensors(const Plan& plan, const std::vector<float>& flat,
+std::vector<SafetensorsTensor> named_tensors(const Plan& plan, const float* flat,
                                              const std::string& prefix = "");
 
 }  // namespace vitrine

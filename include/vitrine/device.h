@@ -15,8 +15,9 @@ namespace vitrine {
 /// tested for a device that is absent.
 struct DeviceTraits {
   std::string name = "cpu";
-  std::int64_t memory = 0;  ///< bytes that may be allocated
-  bool chunks = true;       ///< gains from running a batch in cache-sized chunks
+  std::int64_t memory = 0;   ///< bytes that may be allocated
+  std::int64_t runtime = 0;  ///< bytes that libraries and context take, whatever runs
+  bool chunks = true;        ///< gains from running a batch in cache-sized chunks
   bool fuse_residual_norm = true;
   bool prune_last_block = true;
   int max_partials = 1;    ///< pieces of a column reduction that run side by side
@@ -54,6 +55,9 @@ class Device {
   /// Host memory the device reads in place where it can, else a copy of it. The host memory must
   /// outlive the buffer and not change.
   virtual Buffer share(const void* host, std::size_t bytes, const std::string& what) = 0;
+  /// A buffer's contents for the host: the same memory where the host can read it, else a copy.
+  /// `buffer` must outlive it.
+  virtual Buffer to_host(const Buffer& buffer) = 0;
   /// Copies are ordered with the work submitted before and after them.
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const void* device, std::size_t bytes) = 0;

@@ -43,17 +43,15 @@ class Optimizer {
   void update(const float* gradients, const StepState* state);
   OptimizerState state() const;
 
-  // Whole flat buffers, for files.
-  std::vector<float> download_weights() const { return download(weights_); }
-  std::vector<float> download_first_moment() const { return download(first_moment_); }
-  std::vector<float> download_second_moment() const { return download(second_moment_); }
+  // Whole flat buffers in host memory, for files.
+  Buffer host_weights() const { return device_.to_host(weights_); }
+  Buffer host_first_moment() const { return device_.to_host(first_moment_); }
+  Buffer host_second_moment() const { return device_.to_host(second_moment_); }
   void upload_weights(const std::vector<float>& numbers);
   void upload_moments(const std::vector<float>& first, const std::vector<float>& second,
                       const OptimizerState& state);
 
  private:
-  std::vector<float> download(const Buffer& buffer) const;
-
   Device& device_;
   OptimizerConfig config_;
   std::int64_t elements_;

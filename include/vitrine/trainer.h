@@ -101,7 +101,7 @@ class Trainer {
   const Plan& plan() const { return plan_; }
   const TrainerState& state() const { return state_; }
   Profile profile() const { return executor_.profile(); }
-  std::vector<float> weights() const { return optimizer_.download_weights(); }
+  Buffer weights() const { return optimizer_.host_weights(); }
   EvaluationResult evaluate(bool details);
   /// Bytes the plan announced for everything this run holds, the data sets included.
   std::int64_t planned_bytes() const;

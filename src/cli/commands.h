@@ -22,6 +22,13 @@ Command add_inspect(CLI::App& app);
 Command add_data(CLI::App& app);
 Command add_step(CLI::App& app);
 
+/// The flag that all commands with a device share.
+inline void add_threads(CLI::App& command, int& threads) {
+  constexpr int kMostThreads = 4096;
+  command.add_option("--threads", threads, "threads of the CPU device [all]")
+      ->check(CLI::Range(0, kMostThreads));
+}
+
 /// Parses and runs; errors become one line on stderr and the exit code.
 int run_program(int argc, const char* const* argv);
 

@@ -66,7 +66,7 @@ Command add_eval(CLI::App& app) {
       ->check(CLI::IsMember({"train", "test"}));
   command->add_option("--dump", options->dump, "write all logits to this safetensors file");
   command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  command->add_option("--threads", options->threads, "threads of the CPU device [all]");
+  add_threads(*command, options->threads);
   command->add_flag("--json", options->json, "the result as one JSON line");
   return [options] { return evaluate(*options); };
 }

@@ -74,6 +74,7 @@ nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
             {"moments", memory.moments},
             {"activations", memory.activations},
             {"outputs", memory.outputs},
+            {"runtime", memory.runtime},
             {"total", memory.total()}}},
           {"largest_batch", largest}};
 }
@@ -107,7 +108,8 @@ void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& m
   row("        gradients", bytes(memory.gradients));
   row("        moments", bytes(memory.moments));
   row("        activations", bytes(memory.activations));
-  row("        other", bytes(memory.outputs));
+  row("        outputs", bytes(memory.outputs));
+  row("        runtime", bytes(memory.runtime));
   row("        total", bytes(memory.total()) + " of " + bytes(device.traits().memory) + " on " +
                            device.traits().name);
   row("largest batch", largest >= kBatchLimit ? "over " + number(kBatchLimit) : number(largest));
@@ -153,7 +155,7 @@ Command add_inspect(CLI::App& app) {
   options->flags.add_to(*command);
   command->add_option("--checkpoint", options->checkpoint, "a run or a checkpoint");
   command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  command->add_option("--threads", options->threads, "threads of the CPU device [all]");
+  add_threads(*command, options->threads);
   command->add_flag("--operations", options->operations, "list every operation of the plan");
   command->add_flag("--tensors", options->tensors, "list every parameter tensor");
   command->add_flag("--json", options->json, "as JSON");

@@ -83,7 +83,7 @@ Command add_predict(CLI::App& app) {
   command->add_option("images", options->images, "image files")->required();
   command->add_option("-k,--top-k", options->top_k, "classes to print [5]");
   command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  command->add_option("--threads", options->threads, "threads of the CPU device [all]");
+  add_threads(*command, options->threads);
   command->add_flag("--json", options->json, "the result as JSON");
   return [options] { return predict(*options); };
 }

@@ -55,6 +55,18 @@ std::string nearest_flag(const CLI::App& command, const std::string& message) {
   return known.empty() ? "" : "; the nearest known one is " + nearest(word, known);
 }
 
+// "trian" → the nearest command
+std::string unknown_command(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> known;
+  std::string list;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    known.push_back(command->get_name());
+    list += (list.empty() ? "" : ", ") + known.back();
+  }
+  return "found \"" + word + "\", expected one of " + list + "; the nearest known one is " +
+         nearest(word, known);
+}
+
 }  // namespace
 
 int run_program(int argc, const char* const* argv) {
@@ -76,6 +88,9 @@ int run_program(int argc, const char* const* argv) {
     return report(error.what() + nearest_flag(chosen.empty() ? app : *chosen[0], error.what()),
                   kBadInput);
   } catch (const CLI::ParseError& error) {
+    if (app.get_subcommands().empty() && !app.remaining().empty()) {
+      return report(unknown_command(app, app.remaining()[0]), kBadInput);
+    }
     return report(error.what() + std::string("; vitrine --help lists the commands and flags"),
                   kBadInput);
   }

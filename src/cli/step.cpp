@@ -106,7 +106,8 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
     }
     optimizer.update(executor.gradients(), executor.state());
   }
-  results.weights = optimizer.download_weights();
+  const Buffer trained = optimizer.host_weights();
+  results.weights.assign(trained.as<float>(), trained.as<float>() + plan.parameter_elements());
   return results;
 }
 
@@ -130,8 +131,8 @@ int step(const Options& options) {
       {"logits", DType::f32, by_class, results.logits.data()},
       {"probabilities", DType::f32, by_class, results.probabilities.data()},
       {"loss", DType::f32, Shape{options.steps}, results.loss.data()}};
-  for (const auto& list : {named_tensors(plan, results.gradients, "grad."),
-                           named_tensors(plan, results.weights, "param.")}) {
+  for (const auto& list : {named_tensors(plan, results.gradients.data(), "grad."),
+                           named_tensors(plan, results.weights.data(), "param.")}) {
     tensors.insert(tensors.end(), list.begin(), list.end());
   }
   write_safetensors(options.output, tensors);
@@ -154,7 +155,7 @@ Command add_step(CLI::App& app) {
   command->add_option("--steps", options->steps, "optimiser steps [1]")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
   command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [cpu]");
-  command->add_option("--threads", options->threads, "threads of the CPU device [all]");
+  add_threads(*command, options->threads);
   return [options] { return step(*options); };
 }
 

@@ -119,10 +119,9 @@ void create_output(const fs::path& output) {
 int write_untrained(const RunConfig& config, const fs::path& output, const DeviceTraits& traits) {
   create_output(output);
   const Plan plan = plan_vit(config.model, {.training = false}, 1, traits);
-  const std::vector<float> zeros(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
-  const Tensors tensors{.weights = initial_weights(config.model, plan, config.recipe.seed),
-                        .first_moment = zeros,
-                        .second_moment = zeros};
+  const std::vector<float> weights = initial_weights(config.model, plan, config.recipe.seed);
+  const std::vector<float> zeros(weights.size(), 0.0f);
+  const TensorViews tensors(weights.data(), zeros.data(), zeros.data());
   save_checkpoint(output, config, plan, tensors, {}, {"last"});
   std::printf("Untrained checkpoint: %s\n", (output / "last").c_str());
   return 0;
@@ -198,12 +197,14 @@ int train(const Options& options) {
   const Dataset test = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::test);
   config.class_names = train.class_names;
   Trainer trainer(*device, config, train, test, output);
-  if (!checkpoint) {
-    create_output(output);
-    trainer.initialize();
-  } else {
+  if (checkpoint) {
     trainer.resume(*checkpoint);
+  } else {
+    trainer.initialize();
   }
+  std::error_code error;
+  const bool continues = checkpoint && fs::equivalent(output, checkpoint->directory / "..", error);
+  if (!continues) create_output(output);
   write_file(output / "config.json", to_json(config).dump(2) + "\n");
   if (!options.json) print_header(config, trainer, *device, train, test, output);
   TrainOutcome outcome = TrainOutcome::finished;
@@ -223,7 +224,7 @@ Command add_train(CLI::App& app) {
   command->add_option("-o,--output", options->output, "directory of the run [runs/PRESET]");
   command->add_option("--resume", options->resume, "a run or checkpoint directory to continue");
   command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  command->add_option("--threads", options->threads, "threads of the CPU device [all]");
+  add_threads(*command, options->threads);
   command->add_flag("--json", options->json, "one JSON line an epoch on standard output");
   return [options] { return train(*options); };
 }

@@ -12,6 +12,10 @@
 namespace vitrine {
 namespace {
 
+// Code and tables of oneDNN, OpenMP and this program that come into memory with the first step
+// (measured with oneDNN 2.6: 7 to 8 MiB for every preset).
+constexpr std::int64_t kRuntimeBytes = std::int64_t{8} << 20;
+
 // Bytes that can be had without swapping, the limit of a container included.
 std::int64_t available_memory() {
   std::int64_t bytes = std::int64_t{1} << 40;
@@ -37,6 +41,7 @@ class CpuDevice final : public Device {
   explicit CpuDevice(int threads) : pool_(threads), kernels_(pool_) {
     traits_ = {.name = "cpu",
                .memory = available_memory(),
+               .runtime = kRuntimeBytes,
                .chunks = true,
                .max_partials = 16,
                .max_row_blocks = 32};
@@ -62,6 +67,7 @@ class CpuDevice final : public Device {
   Buffer share(const void* host, std::size_t bytes, const std::string&) override {
     return {const_cast<void*>(host), bytes, [](void*) {}};
   }
+  Buffer to_host(const Buffer& buffer) override { return share(buffer.data(), buffer.bytes(), ""); }
   void upload(void* device, const void* host, std::size_t bytes) override {
     std::memcpy(device, host, bytes);
   }

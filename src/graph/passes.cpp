@@ -154,24 +154,32 @@ class Pruner {
  private:
   bool is_narrow(ValueId id) const { return narrow_[id]; }
 
-  // From the last node to the first: a value is narrow when it is not kept and each consumer is
-  // the pool or works row by row on its way to a narrow result.
+  // From the last node to the first: a node's results are narrow when none is kept and each
+  // consumer is the pool or works row by row on its way to a narrow result.
   void find_narrow() {
     const Graph& graph = rewriter_.from();
     narrow_.assign(graph.values().size(), false);
     split_.assign(graph.values().size(), false);
     for (auto node = graph.nodes().rbegin(); node != graph.nodes().rend(); ++node) {
-      const ValueId out = node->outputs[0];
-      const std::vector<int> readers = graph.consumers(out);
       const bool row_wise = node->operation->windowed(window_) != nullptr || is_attention(*node);
-      narrow_[out] = row_wise && !readers.empty() && !graph.value(out).keep &&
-                     std::all_of(readers.begin(), readers.end(), [&](int reader) {
-                       const Node& consumer = graph.nodes()[reader];
-                       return &consumer == &pool_node_ ||
-                              (is_narrow(consumer.outputs[0]) && !is_attention(consumer));
-                     });
-      if (narrow_[out] && is_attention(*node)) narrow_[out] = mark_split(*node);
+      bool narrow = row_wise && !graph.consumers(node->outputs[0]).empty() &&
+                    std::all_of(node->outputs.begin(), node->outputs.end(),
+                                [&](ValueId out) { return out == kNone || may_be_narrow(out); });
+      if (narrow && is_attention(*node)) narrow = mark_split(*node);
+      for (ValueId out : node->outputs) {
+        if (out != kNone) narrow_[out] = narrow;
+      }
     }
+  }
+
+  bool may_be_narrow(ValueId out) const {
+    const Graph& graph = rewriter_.from();
+    const std::vector<int> readers = graph.consumers(out);
+    return !graph.value(out).keep && std::all_of(readers.begin(), readers.end(), [&](int reader) {
+      const Node& consumer = graph.nodes()[reader];
+      return &consumer == &pool_node_ ||
+             (is_narrow(consumer.outputs[0]) && !is_attention(consumer));
+    });
   }
 
   // Attention becomes narrow when its packed qkv comes from a projection of its own.

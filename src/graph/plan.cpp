@@ -235,6 +235,7 @@ MemoryReport Plan::memory(int workers) const {
   report.moments = has_backward_ ? parameters * 2 : 0;
   report.activations = arena_bytes_ * arenas;
   report.outputs = output_bytes_ + constant_bytes_;
+  report.runtime = traits_.runtime;
   return report;
 }
 

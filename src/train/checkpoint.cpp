@@ -163,7 +163,7 @@ void remove_unnamed(const fs::path& run) {
   }
 }
 
-void write_optimizer(const fs::path& file, const Plan& plan, const Tensors& tensors) {
+void write_optimizer(const fs::path& file, const Plan& plan, const TensorViews& tensors) {
   std::vector<SafetensorsTensor> list = named_tensors(plan, tensors.first_moment, kFirstMoment);
   const auto second = named_tensors(plan, tensors.second_moment, kSecondMoment);
   list.insert(list.end(), second.begin(), second.end());
@@ -185,19 +185,19 @@ std::vector<float> load_flat(const SafetensorsFile& file, const Plan& plan,
 
 }  // namespace
 
-std::vector<SafetensorsTensor> named_tensors(const Plan& plan, const std::vector<float>& flat,
+std::vector<SafetensorsTensor> named_tensors(const Plan& plan, const float* flat,
                                              const std::string& prefix) {
   std::vector<SafetensorsTensor> list;
   const std::vector<Parameter>& parameters = plan.graph().parameters();
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     list.push_back({prefix + parameters[i].name, DType::f32, parameters[i].shape,
-                    flat.data() + plan.parameter_offset(static_cast<int>(i))});
+                    flat + plan.parameter_offset(static_cast<int>(i))});
   }
   return list;
 }
 
 void save_checkpoint(const fs::path& run, const RunConfig& config, const Plan& plan,
-                     const Tensors& tensors, const TrainerState& state,
+                     const TensorViews& tensors, const TrainerState& state,
                      const std::vector<std::string>& names) {
   const std::string name = fresh_name(run, state.step);
   const fs::path directory = run / name;

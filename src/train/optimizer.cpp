@@ -85,12 +85,6 @@ OptimizerState Optimizer::state() const {
   return state;
 }
 
-std::vector<float> Optimizer::download(const Buffer& buffer) const {
-  std::vector<float> numbers(static_cast<std::size_t>(elements_));
-  device_.download(numbers.data(), buffer.data(), numbers.size() * sizeof(float));
-  return numbers;
-}
-
 void Optimizer::upload_weights(const std::vector<float>& numbers) {
   device_.upload(weights_.data(), numbers.data(), numbers.size() * sizeof(float));
 }

@@ -57,6 +57,35 @@ std::string largest_batch_hint(const RunConfig& config, const Dataset& train, De
                    : "; not even a batch of 1 fits";
 }
 
+// A position inside an epoch means the same images only while the batches stay as they were.
+void check_position(const Checkpoint& checkpoint, const Recipe& recipe, std::int64_t steps,
+                    std::int64_t chunks) {
+  const TrainerState& state = checkpoint.state;
+  const std::string source = (checkpoint.directory / "trainer_state.json").string();
+  auto fail = [&](const char* key, std::int64_t found, const std::string& expected) {
+    throw BadInput(source + ": " + key + ": found " + std::to_string(found) + ", expected " +
+                   expected);
+  };
+  if (state.step < 0) fail("step", state.step, "at least 0");
+  if (state.epoch < 0) fail("epoch", state.epoch, "at least 0");
+  if (state.step_in_epoch == 0) return;
+  const Recipe& before = checkpoint.config.recipe;
+  if (before.batch_size != recipe.batch_size ||
+      before.grad_accum_steps != recipe.grad_accum_steps) {
+    auto batches = [](const Recipe& r) {
+      return std::to_string(r.batch_size) + " x " + std::to_string(r.grad_accum_steps) +
+             " grad_accum_steps";
+    };
+    throw BadInput("batch_size: found " + batches(recipe) + ", expected " + batches(before) +
+                   " until the epoch is done in which " + source + " stopped");
+  }
+  if (state.step_in_epoch < 0 || state.step_in_epoch >= steps) {
+    fail("step_in_epoch", state.step_in_epoch, "0 to " + std::to_string(steps - 1));
+  }
+  const auto found = static_cast<std::int64_t>(state.metrics.size());
+  if (found != chunks) fail("metrics", found, std::to_string(chunks) + " entries");
+}
+
 }  // namespace
 
 void check_data(const RunConfig& config, const Dataset& data) {
@@ -116,18 +145,12 @@ void Trainer::initialize() {
 }
 
 void Trainer::resume(const Checkpoint& checkpoint) {
+  check_position(checkpoint, config_.recipe, steps_per_epoch(), plan_.chunking().count);
   const Tensors tensors = load_tensors(checkpoint, plan_);
   state_ = checkpoint.state;
   optimizer_.upload_weights(tensors.weights);
   optimizer_.upload_moments(tensors.first_moment, tensors.second_moment, state_.optimizer);
-  if (state_.metrics.empty()) return;
-  const auto chunks = static_cast<std::size_t>(plan_.chunking().count);
-  if (state_.metrics.size() != chunks) {
-    throw BadInput((checkpoint.directory / "trainer_state.json").string() + ": metrics: found " +
-                   std::to_string(state_.metrics.size()) + " entries, expected " +
-                   std::to_string(chunks) + " (was batch_size changed inside an epoch?)");
-  }
-  executor_.set_chunk_metrics(state_.metrics);
+  if (state_.step_in_epoch > 0) executor_.set_chunk_metrics(state_.metrics);
 }
 
 void Trainer::run_micro_batch(const std::vector<std::int64_t>& order, std::int64_t begin,
@@ -263,9 +286,11 @@ void Trainer::save(const std::vector<std::string>& names) {
   device_.synchronize();
   state_.optimizer = optimizer_.state();
   state_.metrics = state_.step_in_epoch > 0 ? executor_.chunk_metrics() : std::vector<Metrics>{};
-  const Tensors tensors{.weights = optimizer_.download_weights(),
-                        .first_moment = optimizer_.download_first_moment(),
-                        .second_moment = optimizer_.download_second_moment()};
+  const Buffer weights = optimizer_.host_weights();
+  const Buffer first_moment = optimizer_.host_first_moment();
+  const Buffer second_moment = optimizer_.host_second_moment();
+  const TensorViews tensors(weights.as<float>(), first_moment.as<float>(),
+                            second_moment.as<float>());
   save_checkpoint(output_, config_, plan_, tensors, state_, names);
 }
 

@@ -1,0 +1,267 @@
+// The network's gradients by central differences, for every option of the configuration.
+//
+//   dL(w + t·v)/dt = <gradient, v>,  left side by (8 (L(h) − L(−h)) − (L(2h) − L(−2h))) / 12h
+//
+// v is random signs over one tensor, over all of them, or over the images. The loss is that of the
+// device, summed in double; the tolerance is a part of ‖gradient‖, the size of such a derivative.
+// Initial weights and positions: initialization_test.cpp.
+#include "vitrine/vit.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "vit_run.h"
+#include "vitrine/recipe.h"
+
+namespace vitrine {
+namespace {
+
+constexpr std::int64_t kBatch = 5;
+
+struct Case {
+  std::string name;
+  std::function<void(VitConfig&)> change;
+  float label_smoothing = 0.0f;
+  Chunking chunking = {.batch = kBatch, .rows = kBatch};
+};
+
+void per_head(VitConfig& c) {
+  c.qkv_layout = QkvLayout::per_head;
+}
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> list = {
+      {"pre, token first, gelu", [](VitConfig&) {}},
+      {"in chunks", drop_everywhere, 0.2f, {kBatch, 2, 3, 2}},
+      {"token last, tanh, position rows",
+       [](VitConfig& c) {
+         c.class_token = ClassToken::last;
+         c.hidden_act = ActivationKind::gelu_tanh;
+         c.position_rows = 11;
+       },
+       0.1f},
+      {"post, relu, dropout everywhere",
+       [](VitConfig& c) {
+         c.norm_order = NormOrder::post;
+         c.hidden_act = ActivationKind::relu;
+         c.final_norm = false;
+         drop_everywhere(c);
+       }},
+      {"d2l, no biases, token last, no final norm",
+       [](VitConfig& c) {
+         c.norm_order = NormOrder::d2l;
+         c.qkv_bias = c.proj_bias = c.patch_bias = c.final_norm = false;
+         c.class_token = ClassToken::last;
+         c.attention_probs_dropout_prob = 0.3;
+       }},
+      {"per head, no projection, head softmax, sincos1d",
+       [](VitConfig& c) {
+         per_head(c);
+         c.output_projection = false;
+         c.head_softmax = true;
+         c.final_norm = false;
+         c.position = Position::sincos1d;
+         c.num_channels = 1;
+       }},
+      {"per head without bias, post, sincos2d, dropout",
+       [](VitConfig& c) {
+         per_head(c);
+         c.qkv_bias = false;
+         c.norm_order = NormOrder::post;
+         c.position = Position::sincos2d;
+         drop_everywhere(c);
+       },
+       0.1f},
+      {"mean pool, norm before, token first",
+       [](VitConfig& c) {
+         c.pool = Pool::mean;
+         drop_everywhere(c);
+       }},
+      {"mean pool, norm after, token last, dropout",
+       [](VitConfig& c) {
+         c.pool = Pool::mean;
+         c.pool_norm = PoolNorm::after;
+         c.class_token = ClassToken::last;
+         drop_everywhere(c);
+       }},
+      {"mean pool, no token, no positions, d2l, tall grey images",
+       [](VitConfig& c) {
+         c.pool = Pool::mean;
+         c.class_token = ClassToken::none;
+         c.position = Position::none;
+         c.norm_order = NormOrder::d2l;
+         c.num_channels = 1;
+         c.image_height = 20;
+         c.image_width = 4;
+       }},
+      {"heads of one, three blocks, head softmax",
+       [](VitConfig& c) {
+         c.num_attention_heads = 12;
+         c.num_hidden_layers = 3;
+         c.head_softmax = true;
+         c.drop_path_rate = 0.3;
+       },
+       0.1f},
+      {"no blocks, mean pool, no token", [](VitConfig& c) {
+         c.num_hidden_layers = 0;
+         c.pool = Pool::mean;
+         c.class_token = ClassToken::none;
+         c.embedding_dropout_prob = 0.3;
+       }}};
+  return list;
+}
+
+class Differences {
+ public:
+  Differences(Device& device, const Case& c, const VitConfig& config, std::uint64_t seed)
+      : vit_(device, config,
+             {.mean = std::vector<float>(static_cast<std::size_t>(config.num_channels), 0.3f),
+              .std = std::vector<float>(static_cast<std::size_t>(config.num_channels), 0.7f),
+              .label_smoothing = c.label_smoothing,
+              .image_gradient = true},
+             c.chunking, kBatch),
+        batch_(config, kBatch, c.chunking.rows * c.chunking.count, seed),
+        weights_(random_weights(vit_.plan(), seed)),
+        seed_(seed),
+        signs_(seed, 300),
+        step_(config.hidden_act == ActivationKind::relu ? 2e-4 : 1e-3) {}
+
+  void check() {
+    loss(weights_, batch_);
+    gradients_ = vit_.gradients();
+    const std::vector<float> image_gradient = stored_image_gradient();
+    const auto& parameters = vit_.plan().graph().parameters();
+    for (std::size_t p = 0; p < parameters.size(); ++p) {
+      const std::int64_t offset = vit_.plan().parameter_offset(static_cast<int>(p));
+      check_range(parameters[p].name, offset, parameters[p].shape.elements());
+    }
+    check_range("all weights", 0, vit_.plan().parameter_elements());
+    check_images(image_gradient);
+  }
+
+ private:
+  double loss(const std::vector<float>& weights, const Batch& batch) {
+    vit_.executor().reset_metrics();
+    vit_.run(weights, batch, {.seed = seed_, .step = 1, .loss_scale = 1.0f / kBatch}, kBatch);
+    return vit_.executor().metrics().batch_loss;
+  }
+
+  double sign() { return signs_.below(2) ? 1.0 : -1.0; }
+
+  // Rows of the batch read the stored images in reverse order.
+  std::vector<float> stored_image_gradient() const {
+    const std::vector<float> rows = vit_.output("images.grad");
+    std::vector<float> stored(batch_.images.size());
+    const std::int64_t image = static_cast<std::int64_t>(stored.size()) / kBatch;
+    for (std::int64_t i = 0; i < kBatch; ++i) {
+      std::copy_n(rows.begin() + i * image, image, stored.begin() + (kBatch - 1 - i) * image);
+    }
+    return stored;
+  }
+
+  void check_range(const std::string& name, std::int64_t offset, std::int64_t n) {
+    std::vector<double> direction(weights_.size(), 0.0);
+    for (std::int64_t i = offset; i < offset + n; ++i) direction[i] = sign();
+    auto at = [&](double t) {
+      std::vector<float> moved = weights_;
+      for (std::int64_t i = offset; i < offset + n; ++i) {
+        moved[i] = static_cast<float>(moved[i] + t * direction[i]);
+      }
+      return loss(moved, batch_);
+    };
+    compare(name, at, gradients_, direction);
+  }
+
+  void check_images(const std::vector<float>& gradient) {
+    std::vector<double> direction(batch_.images.size());
+    for (double& d : direction) d = sign();
+    auto at = [&](double t) {
+      Batch moved = batch_;
+      for (std::size_t i = 0; i < direction.size(); ++i) {
+        moved.images[i] = static_cast<float>(moved.images[i] + t * direction[i]);
+      }
+      return loss(weights_, moved);
+    };
+    compare("images", at, gradient, direction);
+  }
+
+  void compare(const std::string& name, const std::function<double(double)>& at,
+               const std::vector<float>& gradient, const std::vector<double>& direction) {
+    double expected = 0, squares = 0;
+    for (std::size_t i = 0; i < direction.size(); ++i) {
+      expected += gradient[i] * direction[i];
+      squares += direction[i] == 0 ? 0 : static_cast<double>(gradient[i]) * gradient[i];
+    }
+    const double h = step_;
+    const double found = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+    const double rounding = 2e-7 / h;  // of a loss near 2
+    EXPECT_NEAR(found, expected, 5e-3 * std::sqrt(squares) + rounding) << name;
+    EXPECT_GT(squares, 0.0) << name;
+  }
+
+  VitRun vit_;
+  Batch batch_;
+  std::vector<float> weights_, gradients_;
+  std::uint64_t seed_;
+  RandomStream signs_;
+  double step_;
+};
+
+class VitGradients : public testing::TestWithParam<int> {};
+
+TEST_P(VitGradients, AreThoseOfTheLoss) {
+  const auto device = make_cpu_device(1);
+  const Case& c = cases()[static_cast<std::size_t>(GetParam())];
+  for (std::uint64_t seed : {1, 2}) {
+    SCOPED_TRACE(c.name + ", seed " + std::to_string(seed));
+    VitConfig config = small_vit();
+    c.change(config);
+    validate(config, c.name);
+    Differences(*device, c, config, seed).check();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Configs, VitGradients,
+                         testing::Range(0, static_cast<int>(cases().size())));
+
+// A training graph without dropout computes what an evaluation graph does.
+TEST(Vit, TrainingAndEvaluationAgree) {
+  const auto device = make_cpu_device(1);
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    VitConfig config = small_vit();
+    c.change(config);
+    const VitOptions evaluation{.training = false, .probabilities = true};
+    VitRun dropping(*device, config, evaluation, c.chunking, kBatch);
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0;
+    config.activation_dropout_prob = config.embedding_dropout_prob = config.drop_path_rate = 0;
+    VitRun training(*device, config, {}, c.chunking, kBatch);
+    const Batch batch(config, kBatch, c.chunking.rows * c.chunking.count, 4);
+    const std::vector<float> weights = random_weights(training.plan(), 4);
+    for (VitRun* vit : {&dropping, &training}) vit->run(weights, batch, {.seed = 4}, kBatch);
+    EXPECT_TRUE(same_bits(dropping.output("logits"), training.output("logits")));
+  }
+}
+
+// Random numbers belong to the row of the whole batch, the step and the seed.
+TEST(Vit, DropoutFollowsSeedStepAndRow) {
+  const auto device = make_cpu_device(1);
+  VitConfig config = small_vit();
+  drop_everywhere(config);
+  VitRun vit(*device, config, {}, {.batch = kBatch, .rows = kBatch}, kBatch);
+  const Batch batch(config, kBatch, kBatch, 6);
+  const std::vector<float> weights = random_weights(vit.plan(), 6);
+  auto logits = [&](const StepState& state) {
+    vit.run(weights, batch, state, kBatch);
+    return vit.output("logits");
+  };
+  const std::vector<float> one = logits({.seed = 1, .step = 1, .first_row = 7});
+  EXPECT_TRUE(same_bits(logits({.seed = 1, .step = 1, .first_row = 7}), one));
+  EXPECT_FALSE(same_bits(logits({.seed = 2, .step = 1, .first_row = 7}), one));
+  EXPECT_FALSE(same_bits(logits({.seed = 1, .step = 2, .first_row = 7}), one));
+  EXPECT_FALSE(same_bits(logits({.seed = 1, .step = 1, .first_row = 8}), one));
+}
+
+}  // namespace
+}  // namespace vitrine
