@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,6 +50,7 @@ struct EvaluationResult {
   std::vector<std::int64_t> confusion;       ///< [K, K] label × prediction
   std::vector<Misclassified> misclassified;  ///< the most confident mistakes, at most 40
   std::vector<float> logits;                 ///< [N, K], when asked for
+  bool complete = true;                      ///< false: the observer stopped it
 };
 
 class Evaluator {
@@ -57,7 +59,10 @@ class Evaluator {
 
   const Plan& plan() const { return plan_; }
   /// `details`: confusion and misclassified; `logits`: keep them all.
-  EvaluationResult run(const float* weights, bool details, bool logits = false);
+  /// Told after each batch how many images are done; returns false to stop.
+  using Observer = std::function<bool(std::int64_t)>;
+  EvaluationResult run(const float* weights, bool details, bool logits = false,
+                       const Observer& observer = {});
 
  private:
   void collect(std::int64_t begin, std::size_t count, EvaluationResult& result) const;
@@ -80,6 +85,8 @@ class TrainObserver {
   /// After a log interval: the epoch's running means so far.
   virtual void on_log(std::int64_t /*images*/, const StepRecord& /*record*/, double /*top1*/,
                       std::int64_t /*skipped*/) {}
+  /// While the epoch's evaluation runs.
+  virtual void on_evaluate(std::int64_t /*images*/, std::int64_t /*of*/) {}
   virtual void on_epoch_end(const EpochRecord& /*record*/, bool /*best*/) {}
 };
 
@@ -102,7 +109,8 @@ class Trainer {
   const TrainerState& state() const { return state_; }
   Profile profile() const { return executor_.profile(); }
   Buffer weights() const { return optimizer_.host_weights(); }
-  EvaluationResult evaluate(bool details);
+  EvaluationResult evaluate(bool details, TrainObserver& observer,
+                            const std::atomic<bool>& interrupt);
   /// Bytes the plan announced for everything this run holds, the data sets included.
   std::int64_t planned_bytes() const;
 
@@ -113,7 +121,7 @@ class Trainer {
                        StepState state, bool accumulate);
   StepRecord progress() const;
   void report_progress(TrainObserver& observer);
-  EpochRecord end_epoch(double seconds);
+  EpochRecord end_epoch(const EvaluationResult& test);
   void save(const std::vector<std::string>& names);
   void write_metrics();
 

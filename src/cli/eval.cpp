@@ -1,4 +1,6 @@
 // vitrine eval: a checkpoint on a data set.
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -31,8 +33,15 @@ int evaluate(const Options& options) {
   const std::vector<float> weights =
       load_weights(checkpoint.directory / "model.safetensors", evaluator.plan());
   const Buffer on_device = device->share(weights.data(), weights.size() * sizeof(float), "weights");
-  const EvaluationResult result =
-      evaluator.run(on_device.as<float>(), /*details=*/false, !options.dump.empty());
+  Progress progress(stderr, !options.json && isatty(STDERR_FILENO) != 0);
+  if (!options.json) progress.begin("Test", data.size());
+  const EvaluationResult result = evaluator.run(on_device.as<float>(), /*details=*/false,
+                                                !options.dump.empty(), [&](std::int64_t done) {
+                                                  progress.update(done, "");
+                                                  return !interrupted;
+                                                });
+  progress.end("");
+  if (!result.complete) return kInterrupted;
   if (!options.dump.empty()) {
     const Shape shape{data.size(), checkpoint.config.model.num_classes};
     const SafetensorsTensor logits{"logits", DType::f32, shape, result.logits.data()};

@@ -50,6 +50,14 @@ class Console final : public TrainObserver {
     progress_.update(images, status_, /*line=*/true);
   }
 
+  void on_evaluate(std::int64_t images, std::int64_t of) override {
+    if (json_) return;
+    if (!evaluating_) progress_.begin("Test", of);
+    evaluating_ = images < of;
+    progress_.update(images, "");
+    if (!evaluating_) progress_.end("");
+  }
+
   void on_epoch_end(const EpochRecord& r, bool best) override {
     if (json_) {
       const nlohmann::ordered_json line = {{"epoch", r.epoch},
@@ -83,6 +91,7 @@ class Console final : public TrainObserver {
  private:
   bool json_;
   std::int64_t epochs_;
+  bool evaluating_ = false;
   std::string status_;
   Progress progress_;
 };
@@ -154,12 +163,15 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
 }
 
 int finish(const Options& options, const RunConfig& config, Trainer& trainer, Device& device,
-           const Dataset& test, const fs::path& output, TrainOutcome outcome, double bytes_before) {
-  const EvaluationResult result = trainer.evaluate(/*details=*/true);
+           const Dataset& test, const fs::path& output, TrainOutcome outcome, Console& console,
+           double bytes_before) {
+  const EvaluationResult result = trainer.evaluate(/*details=*/true, console, interrupted);
   write_file(output / "report.html",
              render_report(make_report(config, trainer, test, result, device.traits())));
   if (!options.json) {
-    std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);
+    if (result.complete) {
+      std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);
+    }
     std::printf("Peak memory: %s, planned %s\n",
                 format_bytes(process_bytes("VmHWM") - bytes_before).c_str(),
                 format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
@@ -207,12 +219,9 @@ int train(const Options& options) {
   if (!continues) create_output(output);
   write_file(output / "config.json", to_json(config).dump(2) + "\n");
   if (!options.json) print_header(config, trainer, *device, train, test, output);
-  TrainOutcome outcome = TrainOutcome::finished;
-  {
-    Console console(options.json, config.recipe.epochs);
-    outcome = trainer.run(console, interrupted);
-  }
-  return finish(options, config, trainer, *device, test, output, outcome, bytes_before);
+  Console console(options.json, config.recipe.epochs);
+  const TrainOutcome outcome = trainer.run(console, interrupted);
+  return finish(options, config, trainer, *device, test, output, outcome, console, bytes_before);
 }
 
 }  // namespace

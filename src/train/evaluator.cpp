@@ -66,7 +66,8 @@ Evaluator::Evaluator(Device& device, const RunConfig& config, const Dataset& dat
       inputs_(device, data.images.data(), data.images.size(),
               plan_.chunking().rows * plan_.chunking().count) {}
 
-EvaluationResult Evaluator::run(const float* weights, bool details, bool keep_logits) {
+EvaluationResult Evaluator::run(const float* weights, bool details, bool keep_logits,
+                                const Observer& observer) {
   const auto start = std::chrono::steady_clock::now();
   const std::int64_t batch = plan_.chunking().batch;
   const auto classes = static_cast<std::size_t>(config_.model.num_classes);
@@ -90,6 +91,13 @@ EvaluationResult Evaluator::run(const float* weights, bool details, bool keep_lo
       const std::vector<float> logits = executor_.output(plan_.graph().find("logits"));
       result.logits.insert(result.logits.end(), logits.begin(),
                            logits.begin() + static_cast<std::ptrdiff_t>(count * classes));
+    }
+    if (observer && !observer(end)) {
+      result.complete = end == data_.size();
+      if (result.complete) continue;
+      result.confusion.clear();
+      result.misclassified.clear();
+      return result;
     }
   }
   const Metrics sums = executor_.metrics();

@@ -215,10 +215,9 @@ void Trainer::report_progress(TrainObserver& observer) {
                   optimizer_.state().skipped_steps);
 }
 
-EpochRecord Trainer::end_epoch(double seconds) {
+EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
   const StepRecord last = progress();
   const Metrics sums = executor_.metrics();
-  const EvaluationResult test = evaluate(/*details=*/false);
   ++state_.epoch;
   EpochRecord record{.epoch = state_.epoch,
                      .step = state_.step,
@@ -229,8 +228,8 @@ EpochRecord Trainer::end_epoch(double seconds) {
                      .test_top1 = test.top1,
                      .test_top5 = test.top5,
                      .learning_rate = last.learning_rate,
-                     .seconds = seconds,
-                     .images_per_second = static_cast<double>(sums.samples) / seconds,
+                     .seconds = state_.epoch_seconds,
+                     .images_per_second = static_cast<double>(sums.samples) / state_.epoch_seconds,
                      .skipped_steps = optimizer_.state().skipped_steps};
   state_.step_in_epoch = 0;
   state_.epoch_seconds = 0;
@@ -239,8 +238,12 @@ EpochRecord Trainer::end_epoch(double seconds) {
   return record;
 }
 
-EvaluationResult Trainer::evaluate(bool details) {
-  return evaluator_.run(optimizer_.weights(), details);
+EvaluationResult Trainer::evaluate(bool details, TrainObserver& observer,
+                                   const std::atomic<bool>& interrupt) {
+  return evaluator_.run(optimizer_.weights(), details, /*logits=*/false, [&](std::int64_t done) {
+    observer.on_evaluate(done, test_.size());
+    return !interrupt;
+  });
 }
 
 TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& interrupt) {
@@ -270,7 +273,12 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
       if (interrupt) return TrainOutcome::interrupted;
       if (stop()) return TrainOutcome::step_limit;
     }
-    const EpochRecord record = end_epoch(state_.epoch_seconds);
+    const EvaluationResult test_result = evaluate(/*details=*/false, observer, interrupt);
+    if (!test_result.complete) {
+      save({"last"});  // the epoch's steps are done; resuming begins with its evaluation
+      return TrainOutcome::interrupted;
+    }
+    const EpochRecord record = end_epoch(test_result);
     const bool best = record.test_top1 > state_.best_top1;
     if (best) state_.best_top1 = record.test_top1;
     write_metrics();
