@@ -208,9 +208,9 @@ TEST_F(DatasetTest, Cifar100TakesTheFineLabel) {
 }
 
 TEST_F(DatasetTest, UnknownNamesSuggestTheNearest) {
-  expect_error("cifar-10", "did you mean 'cifar10'");
-  expect_error("minst", "did you mean 'mnist'");
-  expect_error("fasion-mnist\n", "did you mean 'fashion-mnist'");
+  expect_error("cifar-10", "the nearest known one is \"cifar10\"");
+  expect_error("minst", "the nearest known one is \"mnist\"");
+  expect_error("fasion-mnist\n", "the nearest known one is \"fashion-mnist\"");
 }
 
 Dataset blank(std::int64_t height, std::int64_t width) {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "tests/vector_math_test.cpp"
+#define HWY_TARGET_INCLUDE "vector_math_test.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
 #include "cpu/vector_math-inl.h"

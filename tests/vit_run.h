@@ -125,7 +125,6 @@ class VitRun {
     options.images = DType::f32;
     options.stored_images = stored_images;
     Graph graph = build_vit(config, options);
-    if (options.image_gradient) graph.keep(graph.find("images.grad"));
     return graph;
   }
 

@@ -48,7 +48,7 @@ struct MemoryReport {
   std::int64_t gradients = 0;    ///< all lanes
   std::int64_t moments = 0;      ///< Adam's two
   std::int64_t activations = 0;  ///< arenas of all workers
-  std::int64_t outputs = 0;      ///< kept values, step inputs and running sums
+  std::int64_t outputs = 0;      ///< kept values and constants
   std::int64_t runtime = 0;      ///< the device's libraries
   std::int64_t total() const {
     return weights + gradients + moments + activations + outputs + runtime;

@@ -90,7 +90,8 @@ struct VitOptions {
   bool fuse_residual_norm = true, prune_last_block = true;
 };
 
-/// Values are found by name: inputs "images", "rows", "labels"; kept "logits", "probabilities".
+/// Values are found by name: inputs "images", "rows", "labels"; kept "logits", "probabilities",
+/// "images.grad".
 Graph build_vit(const VitConfig& config, const VitOptions& options);
 
 /// A plan for a batch of `batch` images, chunks chosen for the device.

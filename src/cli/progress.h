@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <string>
 
+#include "io/format.h"
+
 namespace vitrine {
 
 class Progress {
@@ -33,11 +35,5 @@ class Progress {
   std::int64_t total_ = 0;
   std::chrono::steady_clock::time_point start_{}, last_{};
 };
-
-/// "1m 05s", "12.3s", "2h 03m"
-std::string format_duration(double seconds);
-/// "12,345" and "1.2 MiB"
-std::string format_count(std::int64_t count);
-std::string format_bytes(double bytes);
 
 }  // namespace vitrine

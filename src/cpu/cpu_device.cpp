@@ -58,8 +58,8 @@ class CpuDevice final : public Device {
       data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     }
     if (data == MAP_FAILED) {
-      throw OutOfMemory("out of memory: " + what + " need " +
-                        gibibytes(static_cast<double>(bytes)) + ", free are " +
+      throw OutOfMemory("out of memory: " + what + ": needed " +
+                        gibibytes(static_cast<double>(bytes)) + ", free " +
                         gibibytes(static_cast<double>(available)));
     }
     return {data, bytes, [bytes](void* pointer) { munmap(pointer, bytes); }};

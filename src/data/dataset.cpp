@@ -13,6 +13,7 @@
 #include <numeric>
 
 #include "data/loaders.h"
+#include "io/json_fields.h"
 #include "io/one_line.h"
 #include "vitrine/error.h"
 
@@ -33,32 +34,9 @@ std::uint64_t stream_of(Use use, std::int64_t epoch, std::int64_t position) {
          static_cast<std::uint64_t>(epoch) << kEpochBit | static_cast<std::uint64_t>(position);
 }
 
-/// Insertions, deletions and replacements that turn `a` into `b` (Levenshtein 1966).
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row.back();
-}
-
-[[noreturn]] void unknown_dataset(const std::string& name) {
-  const std::string given = one_line(name, 60);
-  const auto& names = dataset_names();
-  const auto nearest = std::min_element(names.begin(), names.end(), [&](auto& a, auto& b) {
-    return edit_distance(given, a) < edit_distance(given, b);
-  });
-  std::string known;
-  for (const std::string& n : names) known += (known.empty() ? "" : ", ") + n;
-  throw BadInput("dataset '" + given + "' is not known; did you mean '" + *nearest +
-                 "'? Known: " + known);
+[[noreturn]] void fail_unknown(const std::string& given) {
+  throw BadInput("dataset: found \"" + one_line(given) + "\", the nearest known one is \"" +
+                 nearest(given, dataset_names()) + "\"");
 }
 
 Dataset embedded_digits(Split split) {
@@ -152,7 +130,7 @@ Dataset load_dataset(const std::string& name, const std::filesystem::path& direc
   }
   if (name == "cifar10") return load_cifar10(directory, split);
   if (name == "cifar100") return load_cifar100(directory, split);
-  unknown_dataset(name);
+  fail_unknown(name);
 }
 
 BatchRow whole_image(const Dataset& dataset, std::int64_t image) {

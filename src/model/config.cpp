@@ -99,6 +99,12 @@ void expect_at_least(double number, double least, const std::string& source,
          "at least " + text(least));
 }
 
+void expect_between(std::int64_t number, std::int64_t least, std::int64_t most,
+                    const std::string& source, const std::string& key) {
+  expect(number >= least && number <= most, source, key, std::to_string(number),
+         std::to_string(least) + " to " + std::to_string(most));
+}
+
 void expect_probability(double number, const std::string& source, const std::string& key) {
   expect(number >= 0 && number < 1, source, key, text(number), "a number in [0, 1)");
 }
@@ -158,8 +164,10 @@ nlohmann::ordered_json to_json(const RunConfig& config) {
 }
 
 void validate(const VitConfig& c, const std::string& source) {
+  // Upper bounds are far from any model and keep products of sizes within 64 bits.
+  constexpr std::int64_t kLargestSize = 1 << 20, kMostLayers = 10000;
   auto positive = [&](const char* key, std::int64_t number) {
-    expect_at_least(static_cast<double>(number), 1, source, key);
+    expect_between(number, 1, kLargestSize, source, key);
   };
   positive("image_size", std::min(c.image_height, c.image_width));
   positive("patch_size", c.patch_size);
@@ -167,7 +175,8 @@ void validate(const VitConfig& c, const std::string& source) {
   positive("num_attention_heads", c.num_attention_heads);
   positive("intermediate_size", c.intermediate_size);
   positive("num_classes", c.num_classes);
-  expect_at_least(static_cast<double>(c.num_hidden_layers), 0, source, "num_hidden_layers");
+  positive("image_size", std::max(c.image_height, c.image_width));
+  expect_between(c.num_hidden_layers, 0, kMostLayers, source, "num_hidden_layers");
   positive("num_channels", c.num_channels);
   const std::string size = std::to_string(c.image_height) + "x" + std::to_string(c.image_width);
   expect(c.image_height % c.patch_size == 0 && c.image_width % c.patch_size == 0, source,
@@ -195,8 +204,9 @@ void validate(const Recipe& r, const std::string& source) {
   auto at_least = [&](const char* key, double number, double least) {
     expect_at_least(number, least, source, key);
   };
-  at_least("batch_size", static_cast<double>(r.batch_size), 1);
-  at_least("grad_accum_steps", static_cast<double>(r.grad_accum_steps), 1);
+  constexpr std::int64_t kLargestBatch = 1 << 24;
+  expect_between(r.batch_size, 1, kLargestBatch, source, "batch_size");
+  expect_between(r.grad_accum_steps, 1, kLargestBatch, source, "grad_accum_steps");
   at_least("epochs", static_cast<double>(r.epochs), 0);
   at_least("max_steps", static_cast<double>(r.max_steps), 0);
   at_least("checkpoint_interval", static_cast<double>(r.checkpoint_interval), 0);

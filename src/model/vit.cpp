@@ -214,6 +214,7 @@ Graph build_vit(const VitConfig& config, const VitOptions& options) {
   if (options.prune_last_block) graph = prune_unread_tokens(graph);
   if (options.fuse_residual_norm) graph = fuse_residual_norm(graph);
   if (options.training) graph.backward(graph.find("loss"));
+  if (options.image_gradient) graph.keep(graph.find("images.grad"));
   return graph;
 }
 

@@ -170,6 +170,24 @@ void write_optimizer(const fs::path& file, const Plan& plan, const TensorViews& 
   write_safetensors(file, list);
 }
 
+/// Names for one line of text: the first few, and how many more.
+class ShortList {
+ public:
+  void add(const std::string& item) {
+    constexpr int kShown = 6;
+    if (++count_ <= kShown) text_ += (count_ > 1 ? ", " : "") + item;
+    more_ = std::max(0, count_ - kShown);
+  }
+  std::string str(const std::string& title) const {
+    if (count_ == 0) return "";
+    return title + text_ + (more_ > 0 ? " and " + std::to_string(more_) + " more" : "");
+  }
+
+ private:
+  std::string text_;
+  int count_ = 0, more_ = 0;
+};
+
 std::vector<float> load_flat(const SafetensorsFile& file, const Plan& plan,
                              const std::string& prefix) {
   std::vector<float> flat(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
@@ -257,27 +275,22 @@ Checkpoint open_checkpoint(const fs::path& path) {
 std::vector<float> load_weights(const fs::path& path, const Plan& plan) {
   const SafetensorsFile file(path);
   std::set<std::string> expected;
-  std::string missing, unexpected, misshaped;
-  auto list = [](std::string& text, const std::string& item) {
-    text += (text.empty() ? "" : ", ") + item;
-  };
+  ShortList missing, unexpected, misshaped;
   for (const Parameter& parameter : plan.graph().parameters()) {
     expected.insert(parameter.name);
     const SafetensorsEntry* entry = file.find(parameter.name);
     if (entry == nullptr) {
-      list(missing, parameter.name);
+      missing.add(parameter.name);
     } else if (entry->shape != parameter.shape) {
-      list(misshaped, parameter.name + " (found " + entry->shape.str() + ", expected " +
-                          parameter.shape.str() + ")");
+      misshaped.add(parameter.name + " (found " + entry->shape.str() + ", expected " +
+                    parameter.shape.str() + ")");
     }
   }
   for (const SafetensorsEntry& entry : file.entries()) {
-    if (!expected.contains(entry.name)) list(unexpected, entry.name);
+    if (!expected.contains(entry.name)) unexpected.add(entry.name);
   }
-  std::string problem;
-  if (!missing.empty()) problem += "; missing " + missing;
-  if (!unexpected.empty()) problem += "; unexpected " + unexpected;
-  if (!misshaped.empty()) problem += "; wrong shape " + misshaped;
+  const std::string problem =
+      missing.str("; missing ") + unexpected.str("; unexpected ") + misshaped.str("; wrong shape ");
   if (!problem.empty()) {
     throw BadInput(path.string() + ": does not fit the model" + problem);
   }
