@@ -333,7 +333,7 @@ TEST_F(CheckpointTest, DamagedText) {
   damaged = whole;
   damaged["recipe"]["batch_size"] = 0;
   write_file(state, damaged.dump());
-  expect_error("trainer_state.json: recipe", {"batch_size: found 0, expected at least 1"});
+  expect_error("trainer_state.json: recipe", {"batch_size: found 0, expected 1 to 16777216"});
   for (const char* text : {"", "{", "no JSON", "[1, 2]", "null"}) {
     write_file(state, text);
     expect_error("trainer_state.json", {"JSON"});

@@ -221,15 +221,21 @@ TEST(Config, Contradictions) {
         "activation_dropout_prob", "embedding_dropout_prob", "beta1", "beta2", "smoothing"}) {
     expect({{key, 1}}, std::string(key) + ": found 1, expected a number in [0, 1)");
   }
-  for (const char* key :
-       {"patch_size", "num_channels", "hidden_size", "num_attention_heads", "intermediate_size",
-        "num_classes", "image_size", "batch_size", "grad_accum_steps", "log_interval"}) {
-    expect({{key, 0}}, std::string(key) + ": found 0, expected at least 1");
-    expect({{key, -4}}, std::string(key) + ": found -4, expected at least 1");
+  for (const char* key : {"patch_size", "num_channels", "hidden_size", "num_attention_heads",
+                          "intermediate_size", "num_classes", "image_size"}) {
+    expect({{key, 0}}, std::string(key) + ": found 0, expected 1 to 1048576");
+    expect({{key, -4}}, std::string(key) + ": found -4, expected 1 to 1048576");
+    expect({{key, 4000000000}}, std::string(key) + ": found 4000000000, expected 1 to 1048576");
   }
+  for (const char* key : {"batch_size", "grad_accum_steps"}) {
+    expect({{key, 0}}, std::string(key) + ": found 0, expected 1 to 16777216");
+    expect({{key, 1000000000}}, std::string(key) + ": found 1000000000, expected 1 to 16777216");
+  }
+  expect({{"num_hidden_layers", -1}}, "num_hidden_layers: found -1, expected 0 to 10000");
+  expect({{"log_interval", 0}}, "log_interval: found 0, expected at least 1");
   for (const char* key :
-       {"num_hidden_layers", "epochs", "max_steps", "lr", "min_lr", "warmup_lr", "warmup_epochs",
-        "weight_decay", "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range"}) {
+       {"epochs", "max_steps", "lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay",
+        "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range"}) {
     expect({{key, -1}}, std::string(key) + ": found -1, expected at least 0");
   }
   expect({{"hflip", 1.25}}, "hflip: found 1.25, expected a number in [0, 1]");

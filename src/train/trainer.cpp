@@ -79,8 +79,9 @@ void check_position(const Checkpoint& checkpoint, const Recipe& recipe, std::int
     throw BadInput("batch_size: found " + batches(recipe) + ", expected " + batches(before) +
                    " until the epoch is done in which " + source + " stopped");
   }
-  if (state.step_in_epoch < 0 || state.step_in_epoch >= steps) {
-    fail("step_in_epoch", state.step_in_epoch, "0 to " + std::to_string(steps - 1));
+  // All steps done: the evaluation that ends the epoch was interrupted.
+  if (state.step_in_epoch < 0 || state.step_in_epoch > steps) {
+    fail("step_in_epoch", state.step_in_epoch, "0 to " + std::to_string(steps));
   }
   const auto found = static_cast<std::int64_t>(state.metrics.size());
   if (found != chunks) fail("metrics", found, std::to_string(chunks) + " entries");
