@@ -185,7 +185,7 @@ class PyTorch:
 def run_vitrine(template, name, batch, threads):
     """Milliseconds of a step, one number a repetition, from Google Benchmark's JSON."""
     command = shlex.split(template.format(model=name, batch=batch, threads=threads))
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(threads))
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)} failed: {result.stderr.strip()}")
     times = [entry["real_time"] * MILLISECONDS[entry["time_unit"]]

@@ -72,6 +72,8 @@ void ConfigFlags::add_to(CLI::App& command) {
                      "model, data transforms and recipe together; `vitrine inspect` lists them");
   command.add_option("--config", config_file_, "JSON file with the same keys; flags override it");
   RunConfig defaults;
+  const nlohmann::ordered_json standard = to_json(defaults);
+  // Help shows what holds without preset and config file.
   auto add_group = [&](const std::string& group, const std::vector<KeyLister::Key>& keys) {
     for (const KeyLister::Key& key : keys) {
       const std::string name = key.name;
@@ -89,7 +91,7 @@ void ConfigFlags::add_to(CLI::App& command) {
           flag_names(name), [this, name, is_list, is_text](const std::vector<std::string>& words) {
             overrides_[name] = is_text ? json(words.at(0)) : value_of(words, is_list);
           });
-      option->group(group)->type_name("");
+      option->group(group)->type_name("")->description("[" + standard[name].dump() + "]");
       if (is_list || name == "image_size") {
         option->expected(1, 3)->delimiter(',');
       } else {

@@ -23,8 +23,6 @@ class ConfigFlags {
   bool has_model() const { return !preset_.empty() || !config_file_.empty(); }
 
  private:
-  void add_key(CLI::App& command, const std::string& key, bool is_flag, const std::string& group);
-
   std::string preset_, config_file_;
   nlohmann::json overrides_ = nlohmann::json::object();
 };

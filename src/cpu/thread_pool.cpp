@@ -6,6 +6,7 @@
 // thread costs about as much as a small operation, and spinning for longer starves other processes.
 #include "cpu/thread_pool.h"
 
+#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -19,10 +20,20 @@ constexpr auto kSpin = std::chrono::microseconds(50);
 
 thread_local int current_worker = -1;  // ≥ 0 while the thread runs a piece of parallel work
 
+// The affinity mask of the process. With OMP_PROC_BIND the OpenMP library has bound this thread to
+// one place before `main`; its list of places is then what the process was allowed.
 std::vector<int> allowed_processors() {
+  std::vector<int> processors;
+  if (omp_get_proc_bind() != omp_proc_bind_false) {
+    for (int place = 0; place < omp_get_num_places(); ++place) {
+      std::vector<int> of_place(static_cast<std::size_t>(omp_get_place_num_procs(place)));
+      omp_get_place_proc_ids(place, of_place.data());
+      processors.insert(processors.end(), of_place.begin(), of_place.end());
+    }
+    if (!processors.empty()) return processors;
+  }
   cpu_set_t mask;
   CPU_ZERO(&mask);
-  std::vector<int> processors;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) {
     for (int i = 0; i < CPU_SETSIZE; ++i) {
       if (CPU_ISSET(i, &mask)) processors.push_back(i);
@@ -107,7 +118,10 @@ void ThreadPool::parallel_for(std::int64_t n, const std::function<void(int, std:
   }
   wake_.notify_all();
   take(0);
+  const auto patience = std::chrono::steady_clock::now() + kSpin;
   while (busy_.load(std::memory_order_acquire) > 0) {
+    // Another process may hold the processor that a worker needs.
+    if (std::chrono::steady_clock::now() >= patience) std::this_thread::yield();
   }
   if (error_) std::rethrow_exception(error_);
 }
