@@ -51,12 +51,12 @@ RunConfig mnist_small() {
              .num_attention_heads = 4,
              .intermediate_size = 128,
              .num_classes = 10};
-  c.model.init = Initialization::trunc_normal;
+  c.model.init = Initialization::torch;
   c.model.embedding_init = EmbeddingInitialization::trunc_normal;
   c.recipe.dataset = "mnist";
   c.recipe.mean = {0.1307f};
   c.recipe.std = {0.3081f};
-  c.recipe.scale = {0.7, 1.0};
+  c.recipe.scale = {0.8, 1.0};
   c.recipe.batch_size = 128;
   c.recipe.epochs = 10;
   c.recipe.lr = 2e-3;
@@ -70,7 +70,6 @@ RunConfig mnist_small() {
 RunConfig digits() {
   RunConfig c = mnist_small();
   c.recipe.dataset = "digits";
-  c.recipe.scale = {0.9, 1.0};
   c.recipe.epochs = 20;
   c.recipe.warmup_epochs = 2;
   return c;
