@@ -67,7 +67,6 @@ class Evaluator {
  private:
   void collect(std::int64_t begin, std::size_t count, EvaluationResult& result) const;
 
-  Device& device_;
   const RunConfig& config_;
   const Dataset& data_;
   Plan plan_;

@@ -57,8 +57,7 @@ std::vector<const void*> BatchInputs::bind(const Plan& plan) const {
 }
 
 Evaluator::Evaluator(Device& device, const RunConfig& config, const Dataset& data)
-    : device_(device),
-      config_(config),
+    : config_(config),
       data_(data),
       plan_(plan_vit(config.model, options_for(config, data), evaluation_batch(config, data),
                      device.traits())),
