@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 
 mode=(-i)
 [[ "${1:-}" != "--check" ]] || mode=(--dry-run -Werror)
-find include src tests bench kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+find . -path './build*' -prune -o -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print \
   | sort | xargs clang-format "${mode[@]}"
