@@ -52,6 +52,9 @@ struct Checkpoint {
   TrainerState state;
 };
 
+/// An epoch as one JSON object: a line of metrics.jsonl. Numbers that are not finite become texts.
+nlohmann::ordered_json to_json(const EpochRecord& record);
+
 /// Writes RUN/step-N and points `names` ("last", "best") at it. A kill at any moment leaves the
 /// previous checkpoint whole. Checkpoints that no name points at any more are removed. IoError.
 void save_checkpoint(const std::filesystem::path& run, const RunConfig& config, const Plan& plan,

@@ -60,17 +60,7 @@ class Console final : public TrainObserver {
 
   void on_epoch_end(const EpochRecord& r, bool best) override {
     if (json_) {
-      const nlohmann::ordered_json line = {{"epoch", r.epoch},
-                                           {"step", r.step},
-                                           {"train_loss", r.train_loss},
-                                           {"train_top1", r.train_top1},
-                                           {"test_loss", r.test_loss},
-                                           {"test_top1", r.test_top1},
-                                           {"test_top5", r.test_top5},
-                                           {"learning_rate", r.learning_rate},
-                                           {"images_per_second", r.images_per_second},
-                                           {"skipped_steps", r.skipped_steps}};
-      std::printf("%s\n", line.dump().c_str());
+      std::printf("%s\n", to_json(r).dump().c_str());
       std::fflush(stdout);
       return;
     }

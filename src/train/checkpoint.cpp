@@ -203,6 +203,12 @@ std::vector<float> load_flat(const SafetensorsFile& file, const Plan& plan,
 
 }  // namespace
 
+ordered_json to_json(const EpochRecord& record) {
+  ordered_json document;
+  fields(Writer{document}, record);
+  return document;
+}
+
 std::vector<SafetensorsTensor> named_tensors(const Plan& plan, const float* flat,
                                              const std::string& prefix) {
   std::vector<SafetensorsTensor> list;

@@ -12,7 +12,6 @@
 #include <nlohmann/json.hpp>
 
 #include "io/files.h"
-#include "io/json_fields.h"
 
 namespace vitrine {
 namespace {
@@ -309,18 +308,7 @@ void Trainer::write_metrics() {
   std::string lines;
   std::string table = "epoch,train_loss,train_top1,eval_loss,eval_top1,eval_top5,lr\n";
   for (const EpochRecord& r : state_.epochs) {
-    const nlohmann::ordered_json line = {{"epoch", r.epoch},
-                                         {"step", r.step},
-                                         {"train_loss", r.train_loss},
-                                         {"train_top1", r.train_top1},
-                                         {"test_loss", r.test_loss},
-                                         {"test_top1", r.test_top1},
-                                         {"test_top5", r.test_top5},
-                                         {"learning_rate", r.learning_rate},
-                                         {"seconds", r.seconds},
-                                         {"images_per_second", r.images_per_second},
-                                         {"skipped_steps", r.skipped_steps}};
-    lines += line.dump() + "\n";
+    lines += to_json(r).dump() + "\n";
     char row[256];
     std::snprintf(row, sizeof row, "%lld,%.6g,%.4f,%.6g,%.4f,%.4f,%.6g\n",
                   static_cast<long long>(r.epoch), r.train_loss, 100 * r.train_top1, r.test_loss,
