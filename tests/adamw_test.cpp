@@ -1,5 +1,6 @@
-// Several optimiser steps against the algorithms of torch.optim.Adam and torch.optim.AdamW, written
-// from the PyTorch documentation.
+// Several optimiser steps against the algorithms of torch.optim.Adam and torch.optim.AdamW.
+#include "reference/adamw.h"
+
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
@@ -8,30 +9,10 @@
 namespace vitrine::cpu {
 namespace {
 
-constexpr std::int64_t kElements = 40003;
-constexpr int kSteps = 7;
+using namespace reference;  // adamw.h: the problem
 
 View<float> view(std::vector<float>& values) {
   return {values.data(), static_cast<std::int64_t>(values.size())};
-}
-
-// Decayed, not decayed, frozen, slower; holes between them and at the end.
-const std::vector<ParameterRegion> kRegions = {{0, 33, 0.05f, 1.0f},
-                                               {64, 20001, 0.0f, 1.0f},
-                                               {20001, 20030, 0.1f, 0.0f},
-                                               {20100, 39999, 0.1f, 0.65f}};
-
-struct Recipe {
-  bool decoupled;
-  float clip_norm, ema_decay, beta1, beta2, eps;
-};
-
-float learning_rate_of(int step) {
-  return 0.01f * static_cast<float>(1 + step % 3);
-}
-
-std::vector<float> gradients_of(std::uint64_t seed, int step) {
-  return random_normal(kElements, seed, 10 + step);
 }
 
 struct Result {
@@ -41,13 +22,13 @@ struct Result {
 
 Result fresh(std::uint64_t seed) {
   Result r;
-  r.weights = r.ema = random_normal(kElements, seed, 0);
-  r.first_moment = r.second_moment = std::vector<float>(kElements, 0.0f);
+  r.weights = r.ema = initial_weights(seed);
+  r.first_moment = r.second_moment = std::vector<float>(kAdamWElements, 0.0f);
   r.working_copy = r.weights;
   return r;
 }
 
-AdamW arguments(const Recipe& recipe, Result& r, std::vector<float>& gradients,
+AdamW arguments(const AdamWRecipe& recipe, Result& r, std::vector<float>& gradients,
                 const StepState& state) {
   AdamW args;
   args.weights = view(r.weights);
@@ -56,7 +37,7 @@ AdamW arguments(const Recipe& recipe, Result& r, std::vector<float>& gradients,
   args.ema = view(r.ema);
   args.working_copy = view(r.working_copy);
   args.gradients = view(gradients);
-  args.regions = {kRegions.data(), static_cast<std::int64_t>(kRegions.size())};
+  args.regions = {kAdamWRegions.data(), static_cast<std::int64_t>(kAdamWRegions.size())};
   args.optimizer = &r.optimizer;
   args.state = &state;
   args.beta1 = recipe.beta1, args.beta2 = recipe.beta2, args.eps = recipe.eps;
@@ -66,11 +47,11 @@ AdamW arguments(const Recipe& recipe, Result& r, std::vector<float>& gradients,
   return args;
 }
 
-Result run(const Recipe& recipe, std::uint64_t seed, int threads) {
+Result run(const AdamWRecipe& recipe, std::uint64_t seed, int threads) {
   ThreadPool pool(threads);
   CpuKernels kernels(pool);
   Result r = fresh(seed);
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < kAdamWSteps; ++step) {
     std::vector<float> gradients = gradients_of(seed, step);
     StepState state;
     state.learning_rate = learning_rate_of(step);
@@ -80,82 +61,27 @@ Result run(const Recipe& recipe, std::uint64_t seed, int threads) {
   return r;
 }
 
-// torch.nn.utils.clip_grad_norm_
-template <typename T>
-T clip_factor(const Recipe& recipe, const std::vector<float>& gradients) {
-  double sum = 0.0;
-  for (const float g : gradients) sum += static_cast<double>(g) * static_cast<double>(g);
-  if (recipe.clip_norm == 0.0f) return T(1);
-  return T(std::min(1.0, static_cast<double>(recipe.clip_norm) / (std::sqrt(sum) + 1e-6)));
-}
-
-template <typename T>
-struct Reference {
-  std::vector<T> weights, first_moment, second_moment, ema;
-
-  Reference(const Recipe& recipe, std::uint64_t seed)
-      : weights(converted<T>(fresh(seed).weights)),
-        first_moment(kElements),
-        second_moment(kElements),
-        ema(weights) {
-    for (int step = 0; step < kSteps; ++step) {
-      const std::vector<float> gradients = gradients_of(seed, step);
-      const T clip = clip_factor<T>(recipe, gradients);
-      for (const ParameterRegion& region : kRegions) {
-        if (region.learning_rate_scale == 0.0f) continue;
-        for (std::int64_t i = region.begin; i < region.end; ++i) {
-          update(recipe, region, step, clip * T(gradients[i]), i);
-        }
-      }
-    }
-  }
-
-  void update(const Recipe& recipe, const ParameterRegion& region, int step, T g, std::int64_t i) {
-    const T lr = T(learning_rate_of(step)) * T(region.learning_rate_scale);
-    const T beta1 = T(recipe.beta1), beta2 = T(recipe.beta2);
-    T& w = weights[i];
-    if (recipe.decoupled) {
-      w -= lr * T(region.weight_decay) * w;
-    } else {
-      g += T(region.weight_decay) * w;
-    }
-    first_moment[i] = beta1 * first_moment[i] + (1 - beta1) * g;
-    second_moment[i] = beta2 * second_moment[i] + (1 - beta2) * g * g;
-    const T m_hat = first_moment[i] / (1 - std::pow(beta1, T(step + 1)));
-    const T v_hat = second_moment[i] / (1 - std::pow(beta2, T(step + 1)));
-    w -= lr * m_hat / (std::sqrt(v_hat) + T(recipe.eps));
-    ema[i] = T(recipe.ema_decay) * ema[i] + (1 - T(recipe.ema_decay)) * w;
-  }
-};
-
-const std::vector<Recipe> kRecipes = {{true, 0.0f, 0.99f, 0.9f, 0.999f, 1e-8f},
-                                      {true, 1.0f, 0.9f, 0.9f, 0.95f, 1e-6f},
-                                      {false, 0.0f, 0.5f, 0.8f, 0.999f, 1e-8f},
-                                      {false, 1e4f, 0.99f, 0.9f, 0.99f, 1e-3f}};
-
 TEST(AdamW, SeveralStepsAgreeWithDoublePrecision) {
   std::uint64_t seed = 1900;
-  for (const Recipe& recipe : kRecipes) {
+  for (const AdamWRecipe& recipe : kAdamWRecipes) {
     SCOPED_TRACE("seed " + std::to_string(++seed));
     const Result r = run(recipe, seed, 2);
-    const Reference<float> naive(recipe, seed);
-    const Reference<double> exact(recipe, seed);
+    const AdamWResult<float> naive(recipe, kAdamWRegions, seed);
+    const AdamWResult<double> exact(recipe, kAdamWRegions, seed);
     expect_close(r.weights, naive.weights, exact.weights, "weights");
     expect_close(r.first_moment, naive.first_moment, exact.first_moment, "first_moment");
     expect_close(r.second_moment, naive.second_moment, exact.second_moment, "second_moment");
     expect_close(r.ema, naive.ema, exact.ema, "ema");
     EXPECT_TRUE(same_bits(r.working_copy, r.weights));
-    EXPECT_EQ(r.optimizer.adam_step, kSteps);
+    EXPECT_EQ(r.optimizer.adam_step, kAdamWSteps);
   }
 }
 
 TEST(AdamW, LeavesFrozenAndUncoveredElementsAlone) {
   const Result before = fresh(2000);
-  const Result after = run(kRecipes[1], 2000, 2);
-  for (std::int64_t i = 0; i < kElements; ++i) {
-    const bool trained = std::any_of(kRegions.begin(), kRegions.end(), [i](const auto& region) {
-      return i >= region.begin && i < region.end && region.learning_rate_scale != 0.0f;
-    });
+  const Result after = run(kAdamWRecipes[1], 2000, 2);
+  for (std::int64_t i = 0; i < kAdamWElements; ++i) {
+    const bool trained = is_trained(kAdamWRegions, i);
     ASSERT_EQ(after.weights[i] != before.weights[i], trained) << i;
     ASSERT_EQ(after.first_moment[i] != 0.0f, trained) << i;
     ASSERT_EQ(after.ema[i] != before.ema[i], trained) << i;
@@ -172,7 +98,7 @@ TEST(AdamW, DoesNothingWhenTheNormIsNotFinite) {
   StepState state;
   state.learning_rate = 0.1f;
   kernels.gradient_norm({&r.optimizer, view(gradients)});
-  kernels.adamw(arguments(kRecipes[0], r, gradients, state));
+  kernels.adamw(arguments(kAdamWRecipes[0], r, gradients, state));
   EXPECT_TRUE(same_bits(r.weights, before.weights));
   EXPECT_TRUE(same_bits(r.first_moment, before.first_moment));
   EXPECT_TRUE(same_bits(r.second_moment, before.second_moment));
@@ -181,9 +107,9 @@ TEST(AdamW, DoesNothingWhenTheNormIsNotFinite) {
 }
 
 TEST(AdamW, BitsDoNotDependOnThreads) {
-  const Result one = run(kRecipes[1], 2200, 1);
+  const Result one = run(kAdamWRecipes[1], 2200, 1);
   for (const int threads : {2, 3}) {
-    const Result many = run(kRecipes[1], 2200, threads);
+    const Result many = run(kAdamWRecipes[1], 2200, threads);
     EXPECT_TRUE(same_bits(one.weights, many.weights));
     EXPECT_TRUE(same_bits(one.second_moment, many.second_moment));
   }
@@ -197,7 +123,7 @@ TEST(AdamW, RefusesContradictions) {
   std::vector<float> gradients = gradients_of(2300, 0);
   const StepState state;
   const auto refused = [&](const char* field, auto change) {
-    AdamW args = arguments(kRecipes[0], r, gradients, state);
+    AdamW args = arguments(kAdamWRecipes[0], r, gradients, state);
     change(args);
     expect_refused([&] { kernels.adamw(args); }, field);
   };
@@ -212,11 +138,11 @@ TEST(AdamW, RefusesContradictions) {
   refused("regions", [](AdamW& args) { args.regions = {}; });
   const OptimizerState unused;
   refused("adam_step", [&](AdamW& args) { args.optimizer = &unused; });
-  std::vector<ParameterRegion> regions = kRegions;
+  std::vector<ParameterRegion> regions = kAdamWRegions;
   regions[1].begin = 30;
   refused("regions[1]", [&](AdamW& args) { args.regions.data = regions.data(); });
-  regions = kRegions;
-  regions[3].end = kElements + 1;
+  regions = kAdamWRegions;
+  regions[3].end = kAdamWElements + 1;
   refused("regions[3]", [&](AdamW& args) { args.regions.data = regions.data(); });
 }
 

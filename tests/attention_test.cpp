@@ -1,5 +1,7 @@
 // Attention against a double-precision reference: values by the error rule, gradients by central
 // differences of the reference, bits by repetition over threads, calls and neighbours.
+#include "reference/attention.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -10,55 +12,28 @@
 #include <vector>
 
 #include "cpu/cpu_kernels.h"
-#include "cpu/dropout.h"
-#include "vitrine/random.h"
 
 namespace vitrine {
 namespace {
 
-struct Case {
-  std::int64_t batch, heads, head_size, total, tokens, first;
-  float dropout = 0.0f;
-  bool packed = true;   // q, k, v of one tensor; else q apart from k, v
-  float spread = 1.0f;  // of q: large ones make peaked rows
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << "B:" << c.batch << " H:" << c.heads << " d:" << c.head_size << " T:" << c.total
-             << " Tq:" << c.tokens << " first:" << c.first << " dropout:" << c.dropout
-             << " packed:" << c.packed << " spread:" << c.spread;
-}
+using Case = reference::AttentionCase;
+template <typename Real>
+using Reference = reference::Attention<Real>;
 
 constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 
 // Inputs and outputs of one case, in memory of exactly the size the views need.
-struct Problem {
-  Case c;
-  std::int64_t cols, q_stride, kv_stride;
-  StepState state{.seed = 77, .step = 3, .first_row = 5};
-  std::vector<float> q, kv, dout;
+struct Problem : reference::AttentionInputs {
   std::vector<float> out, log_sum_exp, probabilities, dq, dkv;
 
-  Problem(const Case& case_, std::uint64_t seed) : c(case_), cols(c.heads * c.head_size) {
-    // Packed q is allowed only where every token is a query; a pruned block keeps q apart.
-    q_stride = c.packed ? 3 * cols : cols;
-    kv_stride = c.packed ? 3 * cols : 2 * cols;
-    RandomStream random(seed, 1);
-    const auto fill = [&](std::vector<float>& values, std::int64_t size, float spread) {
-      values.resize(static_cast<std::size_t>(size));
-      for (float& value : values) value = spread * static_cast<float>(random.normal());
-    };
-    fill(q, (c.batch * c.tokens - 1) * q_stride + cols, c.spread);
-    fill(kv, (c.batch * c.total - 1) * kv_stride + 2 * cols, 1.0f);
-    fill(dout, c.batch * c.tokens * cols, 1.0f);
-    out.assign(dout.size(), kPoison);
-    log_sum_exp.assign(static_cast<std::size_t>(c.batch * c.heads * c.tokens), kPoison);
-    probabilities.assign(log_sum_exp.size() * static_cast<std::size_t>(c.total), kPoison);
-    dq.assign(q.size(), kPoison);
-    dkv.assign(kv.size(), kPoison);
-  }
+  Problem(const Case& case_, std::uint64_t seed)
+      : AttentionInputs(case_, seed),
+        out(dout.size(), kPoison),
+        log_sum_exp(static_cast<std::size_t>(rows()), kPoison),
+        probabilities(static_cast<std::size_t>(rows() * c.total), kPoison),
+        dq(q.size(), kPoison),
+        dkv(kv.size(), kPoison) {}
 
-  std::int64_t kv_size() const { return static_cast<std::int64_t>(kv.size()) - cols; }
   static View<float> view(std::vector<float>& v) {
     return {v.data(), static_cast<std::int64_t>(v.size())};
   }
@@ -70,7 +45,7 @@ struct Problem {
     args.q = view(q);
     args.k = View<float>(kv.data(), kv_size());
     args.v = View<float>(kv.data() + cols, kv_size());
-    fill_common(args);
+    fill_common(args, &state);
     return args;
   }
   AttentionBackward backward() {
@@ -84,103 +59,8 @@ struct Problem {
     args.q = view(q);
     args.k = View<float>(kv.data(), kv_size());
     args.v = View<float>(kv.data() + cols, kv_size());
-    fill_common(args);
+    fill_common(args, &state);
     return args;
-  }
-  template <typename Args>
-  void fill_common(Args& args) {
-    args.q_stride = q_stride;
-    args.kv_stride = kv_stride;
-    args.batch = c.batch;
-    args.heads = c.heads;
-    args.head_size = c.head_size;
-    args.window = {c.tokens, c.first, c.total};
-    args.dropout = {c.dropout, 9};
-    args.state = &state;
-  }
-};
-
-// The definition, in `Real`, with the strides and the dropout of the problem.
-template <typename Real>
-struct Reference {
-  std::vector<Real> q, kv, dout;
-  std::vector<Real> out, log_sum_exp, probabilities, dq, dkv;
-  std::vector<float> factors;
-
-  explicit Reference(const Problem& p)
-      : q(p.q.begin(), p.q.end()),
-        kv(p.kv.begin(), p.kv.end()),
-        dout(p.dout.begin(), p.dout.end()),
-        out(p.out.size()),
-        log_sum_exp(p.log_sum_exp.size()),
-        probabilities(p.probabilities.size()),
-        dq(p.q.size()),
-        dkv(p.kv.size()) {
-    factors.assign(probabilities.size(), 1.0f);
-    if (p.c.dropout == 0.0f) return;
-    const Case& c = p.c;
-    for (std::int64_t row = 0; row < c.batch * c.heads * c.tokens; ++row) {
-      const std::int64_t head = p.state.first_row * c.heads + row / c.tokens;
-      const auto full_row = static_cast<std::uint64_t>(head * c.total + c.first + row % c.tokens);
-      const std::uint32_t threshold = drop_threshold(c.dropout);
-      for (std::int64_t j = 0; j < c.total; ++j) {
-        const auto quad = attention_quad(full_row, static_cast<std::uint64_t>(c.total),
-                                         static_cast<std::uint64_t>(j));
-        const PhiloxWords words = random_words(p.state.seed, p.state.step, 9, quad);
-        factors[static_cast<std::size_t>(row * c.total + j)] =
-            words.word[j % 4] >= threshold ? 1.0f / (1.0f - c.dropout) : 0.0f;
-      }
-    }
-  }
-
-  void run(const Problem& p) {
-    std::fill(dq.begin(), dq.end(), Real(0));
-    std::fill(dkv.begin(), dkv.end(), Real(0));
-    for (std::int64_t row = 0; row < p.c.batch * p.c.heads * p.c.tokens; ++row) run_row(p, row);
-  }
-
-  void run_row(const Problem& p, std::int64_t row) {
-    const Case& c = p.c;
-    const std::int64_t d = c.head_size, query = row % c.tokens;
-    const std::int64_t head = row / c.tokens % c.heads, image = row / c.tokens / c.heads;
-    const std::int64_t q_at = (image * c.tokens + query) * p.q_stride + head * d;
-    const std::int64_t k_at = image * c.total * p.kv_stride + head * d;
-    const std::int64_t out_at = (image * c.tokens + query) * p.cols + head * d;
-    const Real scale = Real(1) / std::sqrt(Real(d));
-    Real* prob = probabilities.data() + row * c.total;
-    const float* factor = factors.data() + row * c.total;
-    std::vector<Real> score(static_cast<std::size_t>(c.total));
-    Real max = -std::numeric_limits<Real>::infinity(), sum = 0;
-    for (std::int64_t j = 0; j < c.total; ++j) {
-      Real s = 0;
-      for (std::int64_t i = 0; i < d; ++i) s += q[q_at + i] * kv[k_at + j * p.kv_stride + i];
-      score[j] = s * scale;
-      max = std::max(max, score[j]);
-    }
-    for (std::int64_t j = 0; j < c.total; ++j) sum += prob[j] = std::exp(score[j] - max);
-    log_sum_exp[row] = max + std::log(sum);
-    Real delta = 0;
-    for (std::int64_t i = 0; i < d; ++i) {
-      Real o = 0;
-      for (std::int64_t j = 0; j < c.total; ++j) {
-        o += prob[j] / sum * factor[j] * kv[k_at + p.cols + j * p.kv_stride + i];
-      }
-      out[out_at + i] = o;
-      delta += o * dout[out_at + i];
-    }
-    for (std::int64_t j = 0; j < c.total; ++j) {
-      prob[j] /= sum;
-      const std::int64_t at = k_at + j * p.kv_stride;
-      Real dp = 0;
-      for (std::int64_t i = 0; i < d; ++i) dp += dout[out_at + i] * kv[at + p.cols + i];
-      const Real again = std::exp(score[j] - log_sum_exp[row]);  // as backward has to
-      const Real ds = again * (dp * factor[j] - delta) * scale;
-      for (std::int64_t i = 0; i < d; ++i) {
-        dkv[at + p.cols + i] += again * factor[j] * dout[out_at + i];
-        dkv[at + i] += ds * q[q_at + i];
-        dq[q_at + i] += ds * kv[at + i];
-      }
-    }
   }
 };
 
@@ -258,8 +138,8 @@ TEST(Attention, FollowsTheErrorRule) {
     Problem p(c, seed++);
     Reference<double> exact(p);
     Reference<float> naive(p);
-    exact.run(p);
-    naive.run(p);
+    exact.run();
+    naive.run();
     run_both(p, 2);
     expect_rule("out", p.out, naive.out, exact.out);
     expect_rule("log_sum_exp", p.log_sum_exp, naive.log_sum_exp, exact.log_sum_exp);
@@ -277,8 +157,8 @@ TEST(Attention, ReturnsProbabilitiesBeforeDropout) {
     Problem p(c, seed++);
     Reference<double> exact(p);
     Reference<float> naive(p);
-    exact.run(p);
-    naive.run(p);
+    exact.run();
+    naive.run();
     AttentionForward args = p.forward();
     args.probabilities = Problem::view(p.probabilities);
     args.log_sum_exp = {};
@@ -294,12 +174,12 @@ TEST(Attention, ReferenceGradientMatchesCentralDifferences) {
     const Case c{2, 2, 3, 7, 3, 2, dropout, false};
     Problem p(c, 55);
     Reference<double> exact(p);
-    exact.run(p);
+    exact.run();
     const auto loss = [&] {
       Reference<double> probe(p);
       probe.q = exact.q;
       probe.kv = exact.kv;
-      probe.run(p);
+      probe.run();
       double sum = 0;
       for (std::size_t i = 0; i < probe.out.size(); ++i) sum += probe.out[i] * p.dout[i];
       return sum;

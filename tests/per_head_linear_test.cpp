@@ -1,4 +1,6 @@
 // The block-diagonal linear layer and its gradients against a double-precision reference.
+#include "reference/per_head_linear.h"
+
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
@@ -7,11 +9,10 @@
 namespace vitrine::cpu {
 namespace {
 
-struct Case {
-  std::int64_t rows, parts, heads, head_size;
-  bool bias, accumulate_dx, accumulate;
-  std::int64_t partials;
-};
+using Case = reference::PerHeadLinearCase;
+using Problem = reference::PerHeadLinearProblem;
+template <typename T>
+using Reference = reference::PerHeadLinearResult<T>;
 
 const std::vector<Case> kCases = {
     {1603, 3, 2, 4, true, false, false, 5}, {7, 1, 3, 4, false, true, true, 1},
@@ -24,52 +25,6 @@ View<float> view(std::vector<float>& values) {
                         : View<float>(values.data(), static_cast<std::int64_t>(values.size()));
 }
 
-struct Problem {
-  Case c;
-  std::int64_t maps;
-  std::vector<float> x, weight, bias, dy, dx, dweight, dbias;
-
-  Problem(const Case& c_, std::uint64_t seed)
-      : c(c_),
-        maps(c.parts * c.heads),
-        x(random_normal(c.rows * c.heads * c.head_size, seed, 0)),
-        weight(random_normal(maps * c.head_size * c.head_size, seed, 1)),
-        bias(random_normal(c.bias ? maps * c.head_size : 0, seed, 2)),
-        dy(random_normal(c.rows * maps * c.head_size, seed, 3)),
-        dx(random_normal(c.rows * c.heads * c.head_size, seed, 4)),
-        dweight(random_normal(maps * c.head_size * c.head_size, seed, 5)),
-        dbias(random_normal(c.bias ? maps * c.head_size : 0, seed, 6)) {}
-};
-
-template <typename T>
-struct Reference {
-  std::vector<T> y, dx, dweight, dbias;
-
-  explicit Reference(const Problem& p)
-      : dx(start<T>(p.dx, p.c.accumulate_dx)),
-        dweight(start<T>(p.dweight, p.c.accumulate)),
-        dbias(start<T>(p.dbias, p.c.accumulate)) {
-    const auto [rows, parts, heads, d, bias, accumulate_dx, accumulate, partials] = p.c;
-    for (std::int64_t i = 0; i < rows * p.maps * d; ++i) {
-      const std::int64_t row = i / (p.maps * d), map = i / d % p.maps, o = i % d;
-      const std::int64_t from = (row * heads + map % heads) * d, w = (map * d + o) * d;
-      T sum = bias ? T(p.bias[map * d + o]) : T(0);
-      for (std::int64_t j = 0; j < d; ++j) {
-        sum += T(p.weight[w + j]) * T(p.x[from + j]);
-        dx[from + j] += T(p.weight[w + j]) * T(p.dy[i]);
-        dweight[w + j] += T(p.dy[i]) * T(p.x[from + j]);
-      }
-      if (bias) dbias[map * d + o] += T(p.dy[i]);
-      y.push_back(sum);
-    }
-  }
-
-  template <typename U>
-  static std::vector<U> start(const std::vector<float>& values, bool accumulate) {
-    return accumulate ? converted<U>(values) : std::vector<U>(values.size());
-  }
-};
-
 struct Results {
   std::vector<float> y, dx, dweight, dbias, workspace;
   explicit Results(const Problem& p)
@@ -77,7 +32,7 @@ struct Results {
         dx(p.c.accumulate_dx ? p.dx : poisoned(std::ssize(p.dx))),
         dweight(p.c.accumulate ? p.dweight : poisoned(std::ssize(p.dweight))),
         dbias(p.c.accumulate ? p.dbias : poisoned(std::ssize(p.dbias))),
-        workspace(poisoned(p.c.partials * p.maps * p.c.head_size * (p.c.head_size + 1))) {}
+        workspace(poisoned(p.c.partials * p.c.parameters())) {}
 };
 
 template <typename Args>

@@ -2,60 +2,15 @@
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
-#include "reference_check.h"
+#include "reference/tokens.h"
 
 namespace vitrine::cpu {
 namespace {
 
-struct Case {
-  std::int64_t batch, hidden;
-  TokenWindow window;
-};
-
-const std::vector<Case> kCases = {{3, 7, {1, 0, 5}},  {2, 13, {1, 16, 17}}, {5, 8, {49, 1, 50}},
-                                  {4, 33, {9, 0, 9}}, {1, 1, {2, 3, 7}},    {2, 48, {64, 1, 65}}};
-
-struct Problem {
-  Case c;
-  std::vector<float> x, dy, dx;
-  Problem(const Case& c_, std::uint64_t seed)
-      : c(c_),
-        x(random_normal(c.batch * c.window.total * c.hidden, seed, 0)),
-        dy(random_normal(c.batch * c.hidden, seed, 1)),
-        dx(random_normal(c.batch * c.window.total * c.hidden, seed, 2)) {}
-};
+using namespace reference::pool;
 
 View<float> view(std::vector<float>& values) {
   return {values.data(), static_cast<std::int64_t>(values.size())};
-}
-
-template <typename T>
-std::vector<T> reference_forward(const Problem& p) {
-  const auto& [batch, hidden, window] = p.c;
-  std::vector<T> y(batch * hidden);
-  for (std::int64_t b = 0; b < batch; ++b) {
-    for (std::int64_t t = window.first; t < window.first + window.tokens; ++t) {
-      for (std::int64_t i = 0; i < hidden; ++i) {
-        y[b * hidden + i] += T(p.x[(b * window.total + t) * hidden + i]);
-      }
-    }
-  }
-  for (T& value : y) value /= T(window.tokens);
-  return y;
-}
-
-template <typename T>
-std::vector<T> reference_backward(const Problem& p, bool accumulate) {
-  const auto& [batch, hidden, window] = p.c;
-  std::vector<T> dx = accumulate ? converted<T>(p.dx) : std::vector<T>(p.dx.size());
-  for (std::int64_t b = 0; b < batch; ++b) {
-    for (std::int64_t t = window.first; t < window.first + window.tokens; ++t) {
-      for (std::int64_t i = 0; i < hidden; ++i) {
-        dx[(b * window.total + t) * hidden + i] += T(p.dy[b * hidden + i]) / T(window.tokens);
-      }
-    }
-  }
-  return dx;
 }
 
 PoolForward forward_arguments(Problem& p, std::vector<float>& y) {

@@ -1,4 +1,6 @@
 // Column sums, sums of parts and the gradient norm against double-precision references.
+#include "reference/reduce.h"
+
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
@@ -32,12 +34,10 @@ std::vector<float> run(const Columns& c, std::uint64_t seed, int threads) {
 }
 
 template <typename T>
-std::vector<T> reference(const Columns& c, std::uint64_t seed) {
+std::vector<T> expected(const Columns& c, std::uint64_t seed) {
   const std::vector<float> x = random_normal(c.rows * c.cols, seed, 0);
-  std::vector<T> out =
-      c.accumulate ? converted<T>(random_normal(c.cols, seed, 1)) : std::vector<T>(c.cols);
-  for (std::int64_t i = 0; i < c.rows * c.cols; ++i) out[i % c.cols] += T(x[i]);
-  return out;
+  return reference::column_sum(
+      x, c.accumulate ? converted<T>(random_normal(c.cols, seed, 1)) : std::vector<T>(c.cols));
 }
 
 TEST(ColumnSum, AgreesWithDoublePrecision) {
@@ -46,7 +46,7 @@ TEST(ColumnSum, AgreesWithDoublePrecision) {
     for (const std::int64_t rows : {1, 5, 196, 1603}) {
       const Columns c{rows, cols, 1 + (rows + cols) % 9, rows % 2 == 0};
       SCOPED_TRACE("seed " + std::to_string(++seed));
-      expect_close(run(c, seed, 2), reference<float>(c, seed), reference<double>(c, seed), "out");
+      expect_close(run(c, seed, 2), expected<float>(c, seed), expected<double>(c, seed), "out");
     }
   }
 }
@@ -84,8 +84,7 @@ TEST(SumParts, AddsInTheOrderOfTheParts) {
     for (const std::int64_t num_parts : {1, 2, 7}) {
       SCOPED_TRACE("seed " + std::to_string(++seed));
       std::vector<float> parts = random_normal(num_parts * n, seed, 0);
-      std::vector<float> expected(parts.begin(), parts.begin() + n);
-      for (std::int64_t i = n; i < num_parts * n; ++i) expected[i % n] += parts[i];
+      const std::vector<float> expected = reference::sum_parts(parts, n);
       for (const int threads : {1, 2, 3}) {
         ThreadPool pool(threads);
         std::vector<float> out = poisoned(n), in_place = parts;
@@ -113,14 +112,13 @@ TEST(GradientNorm, IsTheEuclideanNorm) {
   for (const std::int64_t n : {1, 3, 65536, 200003}) {
     SCOPED_TRACE("seed " + std::to_string(++seed));
     std::vector<float> gradients = random_normal(n, seed, 0);
-    long double sum = 0.0L;
-    for (const float g : gradients) sum += static_cast<long double>(g) * g;
+    const double expected = reference::norm(gradients);
     std::vector<double> norms;
     for (const int threads : {1, 2, 3}) {
       ThreadPool pool(threads);
       OptimizerState state{4, 1, 0.0};
       CpuKernels(pool).gradient_norm({&state, view(gradients)});
-      EXPECT_NEAR(state.gradient_norm / static_cast<double>(std::sqrt(sum)), 1.0, 1e-12);
+      EXPECT_NEAR(state.gradient_norm / expected, 1.0, 1e-12);
       EXPECT_EQ(state.adam_step, 5);
       EXPECT_EQ(state.skipped_steps, 1);
       norms.push_back(state.gradient_norm);

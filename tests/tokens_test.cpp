@@ -3,56 +3,12 @@
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
-#include "reference_check.h"
+#include "reference/tokens.h"
 
 namespace vitrine::cpu {
 namespace {
 
-struct Case {
-  std::int64_t batch, num_patches, hidden;
-  ClassToken place;
-  std::int64_t position_rows;  // 0: no positions
-  float dropout;
-  bool accumulate;
-
-  std::int64_t tokens() const { return num_patches + (place == ClassToken::none ? 0 : 1); }
-  std::int64_t class_index() const {
-    return place == ClassToken::none ? -1 : place == ClassToken::first ? 0 : num_patches;
-  }
-};
-
-const std::vector<Case> kCases = {
-    {3, 4, 7, ClassToken::first, 5, 0.0f, false},   {2, 16, 13, ClassToken::last, 20, 0.3f, true},
-    {5, 49, 8, ClassToken::first, 50, 0.1f, false}, {4, 9, 5, ClassToken::none, 9, 0.0f, true},
-    {3, 3, 33, ClassToken::none, 0, 0.5f, false},   {1, 1, 1, ClassToken::last, 2, 0.0f, false}};
-
-struct Problem {
-  Case c;
-  std::vector<float> patches, class_token, position, dx, dclass, dposition;
-  StepState state;
-
-  Problem(const Case& c_, std::uint64_t seed)
-      : c(c_),
-        patches(random_normal(c.batch * c.num_patches * c.hidden, seed, 0)),
-        class_token(random_normal(c.hidden, seed, 1)),
-        position(random_normal(c.position_rows * c.hidden, seed, 2)),
-        dx(random_normal(c.batch * c.tokens() * c.hidden, seed, 3)),
-        dclass(random_normal(c.hidden, seed, 4)),
-        dposition(random_normal(c.position_rows * c.hidden, seed, 5)) {
-    state.seed = seed;
-    state.step = 17;
-    state.first_row = 29;
-  }
-
-  template <typename T>
-  T factor(std::int64_t b, std::int64_t t, std::int64_t i) const {
-    if (c.dropout == 0.0f) return 1;
-    const std::int64_t element = ((state.first_row + b) * c.tokens() + t) * c.hidden + i;
-    return keep_element(state.seed, state.step, 6, element, drop_threshold(c.dropout))
-               ? T(1) / (T(1) - T(c.dropout))
-               : T(0);
-  }
-};
+using namespace reference::tokens;
 
 View<float> view(std::vector<float>& values) {
   return values.empty() ? View<float>()
@@ -98,53 +54,6 @@ TokensBackward backward_arguments(Problem& p, Gradients& g) {
   args.accumulate = p.c.accumulate;
   return args;
 }
-
-template <typename T>
-std::vector<T> reference_forward(const Problem& p) {
-  std::vector<T> x;
-  const Case& c = p.c;
-  for (std::int64_t b = 0; b < c.batch; ++b) {
-    for (std::int64_t t = 0; t < c.tokens(); ++t) {
-      const std::int64_t patch = b * c.num_patches + t - (c.class_index() == 0 ? 1 : 0);
-      for (std::int64_t i = 0; i < c.hidden; ++i) {
-        T value = T(t == c.class_index() ? p.class_token[i] : p.patches[patch * c.hidden + i]);
-        if (c.position_rows > 0) value += T(p.position[t * c.hidden + i]);
-        x.push_back(value * p.factor<T>(b, t, i));
-      }
-    }
-  }
-  return x;
-}
-
-template <typename T>
-struct ReferenceGradients {
-  std::vector<T> dpatches, dclass, dposition;
-
-  explicit ReferenceGradients(const Problem& p)
-      : dpatches(p.patches.size()),
-        dclass(converted<T>(p.dclass)),
-        dposition(converted<T>(p.dposition)) {
-    const Case& c = p.c;
-    const std::int64_t tokens = c.tokens();
-    if (!c.accumulate) {
-      std::fill(dclass.begin(), dclass.end(), T(0));
-      if (c.position_rows > 0) std::fill_n(dposition.begin(), tokens * c.hidden, T(0));
-    }
-    for (std::int64_t b = 0; b < c.batch; ++b) {
-      for (std::int64_t e = 0; e < tokens * c.hidden; ++e) {
-        const std::int64_t t = e / c.hidden, i = e % c.hidden;
-        const T d = T(p.dx[b * tokens * c.hidden + e]) * p.factor<T>(b, t, i);
-        if (c.position_rows > 0) dposition[e] += d;
-        if (t == c.class_index()) {
-          dclass[i] += d;
-        } else {
-          const std::int64_t patch = b * c.num_patches + t - (c.class_index() == 0 ? 1 : 0);
-          dpatches[patch * c.hidden + i] = d;
-        }
-      }
-    }
-  }
-};
 
 Gradients run_backward(Problem& p, int threads) {
   ThreadPool pool(threads);

@@ -1,5 +1,5 @@
-// A whole network on the CPU device with random weights and images, for tests of the graph, its
-// passes and the executor.
+// A whole network on a device with random weights and images, for tests of the graph, its passes,
+// the executor and the devices.
 #pragma once
 
 #include <algorithm>
@@ -90,26 +90,34 @@ class VitRun {
  public:
   VitRun(Device& device, const VitConfig& config, VitOptions options, const Chunking& chunking,
          std::int64_t stored_images)
-      : plan_(complete(config, options, chunking, stored_images), device.traits(), chunking),
+      : device_(device),
+        plan_(complete(config, options, chunking, stored_images), device.traits(), chunking),
         executor_(device, plan_) {}
 
   void run(const std::vector<float>& weights, const Batch& batch, const StepState& state,
            std::int64_t valid_rows, bool accumulate = false) {
     executor_.set_state(state);
-    RunArgs args{.weights = weights.data(), .valid_rows = valid_rows, .accumulate = accumulate};
+    const Buffer weights_there = shared(weights);
+    const Buffer images = shared(batch.images), rows = shared(batch.rows);
+    const Buffer labels = shared(batch.labels);
+    RunArgs args{
+        .weights = weights_there.as<float>(), .valid_rows = valid_rows, .accumulate = accumulate};
     for (ValueId id : plan_.inputs()) {
       const std::string& name = plan_.graph().value(id).name;
-      args.inputs.push_back(name == "images" ? static_cast<const void*>(batch.images.data())
-                            : name == "rows" ? static_cast<const void*>(batch.rows.data())
-                                             : static_cast<const void*>(batch.labels.data()));
+      args.inputs.push_back(name == "images" ? images.data()
+                            : name == "rows" ? rows.data()
+                                             : labels.data());
     }
     executor_.run(args);
+    device_.synchronize();
   }
 
   /// All lanes' gradients added up.
   std::vector<float> gradients() {
     executor_.sum_gradients();
-    return {executor_.gradients(), executor_.gradients() + plan_.parameter_elements()};
+    std::vector<float> sum(static_cast<std::size_t>(plan_.parameter_elements()));
+    device_.download(sum.data(), executor_.gradients(), sum.size() * sizeof(float));
+    return sum;
   }
   std::vector<float> output(const std::string& name) const {
     return executor_.output(plan_.graph().find(name));
@@ -128,6 +136,12 @@ class VitRun {
     return graph;
   }
 
+  template <typename T>
+  Buffer shared(const std::vector<T>& values) {
+    return device_.share(values.data(), values.size() * sizeof(T), "test data");
+  }
+
+  Device& device_;
   Plan plan_;
   Executor executor_;
 };

@@ -9,112 +9,16 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
-
+#include "vit_cases.h"
 #include "vit_run.h"
 #include "vitrine/recipe.h"
 
 namespace vitrine {
 namespace {
 
-constexpr std::int64_t kBatch = 5;
-
-struct Case {
-  std::string name;
-  std::function<void(VitConfig&)> change;
-  float label_smoothing = 0.0f;
-  Chunking chunking = {.batch = kBatch, .rows = kBatch};
-};
-
-void per_head(VitConfig& c) {
-  c.qkv_layout = QkvLayout::per_head;
-}
-
-const std::vector<Case>& cases() {
-  static const std::vector<Case> list = {
-      {"pre, token first, gelu", [](VitConfig&) {}},
-      {"in chunks", drop_everywhere, 0.2f, {kBatch, 2, 3, 2}},
-      {"token last, tanh, position rows",
-       [](VitConfig& c) {
-         c.class_token = ClassToken::last;
-         c.hidden_act = ActivationKind::gelu_tanh;
-         c.position_rows = 11;
-       },
-       0.1f},
-      {"post, relu, dropout everywhere",
-       [](VitConfig& c) {
-         c.norm_order = NormOrder::post;
-         c.hidden_act = ActivationKind::relu;
-         c.final_norm = false;
-         drop_everywhere(c);
-       }},
-      {"d2l, no biases, token last, no final norm",
-       [](VitConfig& c) {
-         c.norm_order = NormOrder::d2l;
-         c.qkv_bias = c.proj_bias = c.patch_bias = c.final_norm = false;
-         c.class_token = ClassToken::last;
-         c.attention_probs_dropout_prob = 0.3;
-       }},
-      {"per head, no projection, head softmax, sincos1d",
-       [](VitConfig& c) {
-         per_head(c);
-         c.output_projection = false;
-         c.head_softmax = true;
-         c.final_norm = false;
-         c.position = Position::sincos1d;
-         c.num_channels = 1;
-       }},
-      {"per head without bias, post, sincos2d, dropout",
-       [](VitConfig& c) {
-         per_head(c);
-         c.qkv_bias = false;
-         c.norm_order = NormOrder::post;
-         c.position = Position::sincos2d;
-         drop_everywhere(c);
-       },
-       0.1f},
-      {"mean pool, norm before, token first",
-       [](VitConfig& c) {
-         c.pool = Pool::mean;
-         drop_everywhere(c);
-       }},
-      {"mean pool, norm after, token last, dropout",
-       [](VitConfig& c) {
-         c.pool = Pool::mean;
-         c.pool_norm = PoolNorm::after;
-         c.class_token = ClassToken::last;
-         drop_everywhere(c);
-       }},
-      {"mean pool, no token, no positions, d2l, tall grey images",
-       [](VitConfig& c) {
-         c.pool = Pool::mean;
-         c.class_token = ClassToken::none;
-         c.position = Position::none;
-         c.norm_order = NormOrder::d2l;
-         c.num_channels = 1;
-         c.image_height = 20;
-         c.image_width = 4;
-       }},
-      {"heads of one, three blocks, head softmax",
-       [](VitConfig& c) {
-         c.num_attention_heads = 12;
-         c.num_hidden_layers = 3;
-         c.head_softmax = true;
-         c.drop_path_rate = 0.3;
-       },
-       0.1f},
-      {"no blocks, mean pool, no token", [](VitConfig& c) {
-         c.num_hidden_layers = 0;
-         c.pool = Pool::mean;
-         c.class_token = ClassToken::none;
-         c.embedding_dropout_prob = 0.3;
-       }}};
-  return list;
-}
-
 class Differences {
  public:
-  Differences(Device& device, const Case& c, const VitConfig& config, std::uint64_t seed)
+  Differences(Device& device, const VitCase& c, const VitConfig& config, std::uint64_t seed)
       : vit_(device, config,
              {.mean = std::vector<float>(static_cast<std::size_t>(config.num_channels), 0.3f),
               .std = std::vector<float>(static_cast<std::size_t>(config.num_channels), 0.7f),
@@ -212,7 +116,7 @@ class VitGradients : public testing::TestWithParam<int> {};
 
 TEST_P(VitGradients, AreThoseOfTheLoss) {
   const auto device = make_cpu_device(1);
-  const Case& c = cases()[static_cast<std::size_t>(GetParam())];
+  const VitCase& c = vit_cases()[static_cast<std::size_t>(GetParam())];
   for (std::uint64_t seed : {1, 2}) {
     SCOPED_TRACE(c.name + ", seed " + std::to_string(seed));
     VitConfig config = small_vit();
@@ -223,12 +127,12 @@ TEST_P(VitGradients, AreThoseOfTheLoss) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Configs, VitGradients,
-                         testing::Range(0, static_cast<int>(cases().size())));
+                         testing::Range(0, static_cast<int>(vit_cases().size())));
 
 // A training graph without dropout computes what an evaluation graph does.
 TEST(Vit, TrainingAndEvaluationAgree) {
   const auto device = make_cpu_device(1);
-  for (const Case& c : cases()) {
+  for (const VitCase& c : vit_cases()) {
     SCOPED_TRACE(c.name);
     VitConfig config = small_vit();
     c.change(config);

@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# Builds and tests Vitrine in build/.
-#   tools/test.sh          build with warnings as errors, format check, all tests
-#   tools/test.sh --full   also clang and, with address and undefined-behaviour checks, all tests again
+# Builds and tests Vitrine.
+#   tools/test.sh          format check, build with warnings as errors, all tests; among them every
+#                          CUDA kernel, executed on the CPU
+#   tools/test.sh --full   also everything again with clang and address and undefined-behaviour
+#                          checks, the kernels with thread checks, and all kernels with nvcc
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*"; }
+
+# configure DIRECTORY [OPTION...]: with warnings as errors; Ninja for a new directory.
+configure() {
+  local directory=$1 generator=()
+  shift
+  [[ -f $directory/CMakeCache.txt ]] || generator=(-G Ninja)
+  cmake -S . -B "$directory" "${generator[@]}" -DVITRINE_TESTS=ON -DVITRINE_WERROR=ON "$@" \
+    | grep -e 'NOT tested' || true
+}
 
 step "Packages"
 tools/setup.sh --tests
@@ -14,10 +25,7 @@ step "Format"
 tools/format.sh --check
 
 step "Build"
-generator=()
-[[ -f build/CMakeCache.txt ]] || generator=(-G Ninja)
-cmake -S . -B build "${generator[@]}" -DVITRINE_TESTS=ON -DVITRINE_BENCH=ON -DVITRINE_WERROR=ON \
-  > /dev/null
+configure build -DVITRINE_BENCH=ON
 cmake --build build
 
 step "Tests"
@@ -26,9 +34,24 @@ ctest --test-dir build --output-on-failure --no-tests=error
 [[ "${1:-}" == "--full" ]] || exit 0
 
 step "AddressSanitizer and UndefinedBehaviorSanitizer, with clang"
-generator=()
-[[ -f build-sanitize/CMakeCache.txt ]] || generator=(-G Ninja -DCMAKE_CXX_COMPILER=clang++)
-cmake -S . -B build-sanitize "${generator[@]}" -DVITRINE_WERROR=ON -DVITRINE_BENCH=OFF \
-  -DVITRINE_SANITIZE=address,undefined -DCMAKE_CXX_FLAGS_RELEASE=-O1 > /dev/null
+configure build-sanitize -DVITRINE_BENCH=OFF -DVITRINE_SANITIZE=address,undefined \
+  -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS_RELEASE=-O1
 cmake --build build-sanitize
 ctest --test-dir build-sanitize --output-on-failure --no-tests=error
+
+step "ThreadSanitizer: the CUDA kernels"
+configure build-threads -DVITRINE_BENCH=OFF -DVITRINE_SANITIZE=thread \
+  -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS_RELEASE=-O1
+cmake --build build-threads --target simt_tests
+ctest --test-dir build-threads -L simt --output-on-failure --no-tests=error
+
+step "The CUDA kernels with nvcc"
+export PATH="$PATH:/usr/local/cuda/bin"
+if ! command -v nvcc > /dev/null; then
+  echo "NOT DONE: there is no nvcc on this machine"
+  exit 0
+fi
+configure build-cuda -DVITRINE_BENCH=OFF -DVITRINE_CUDA=ON
+cmake --build build-cuda --target vitrine_kernels cuda_tests
+tools/kernel_report.py build-cuda
+ctest --test-dir build-cuda -L cuda --output-on-failure --no-tests=error

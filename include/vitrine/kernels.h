@@ -72,7 +72,7 @@ struct TokenWindow {
 
 /// out = op(a) · op(b) (+ bias) (+ out when accumulate); row-major.
 struct Matmul {
-  View<void> out;        ///< out  [m, n]  T
+  View<void> out;        ///< out  [m, n]  T, or f32 for gradients of parameters
   ConstView<void> a;     ///< in   [m, k], or [k, m] when transpose_a  T
   ConstView<void> b;     ///< in   [k, n], or [n, k] when transpose_b  T
   ConstView<void> bias;  ///< in   [n]  T, optional

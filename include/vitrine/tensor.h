@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "vitrine/error.h"
@@ -78,9 +79,11 @@ struct View {
 
   View() = default;
   View(T* data_, std::int64_t size_) : data(data_), size(size_) {}
+  template <typename U>
+  requires std::is_same_v<T, const U> View(const View<U>& other)
+      : data(other.data), size(other.size) {}
   explicit operator bool() const { return data != nullptr; }
   T& operator[](std::int64_t i) const { return data[i]; }
-  operator View<const T>() const { return {data, size}; }
 };
 
 template <typename T>

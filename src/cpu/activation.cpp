@@ -10,6 +10,7 @@
 
 #include "cpu/branch.h"
 #include "cpu/cpu_kernels.h"
+#include "vitrine/arguments.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/activation.cpp"
@@ -148,38 +149,6 @@ void for_pieces(const Args& args, std::int64_t begin, std::int64_t end, const Bo
   }
 }
 
-void check_forward(const ActivationForward& args) {
-  constexpr const char* kOperation = "activation_forward";
-  const std::int64_t n = args.rows * args.cols;
-  const bool saves = args.saved_kind != ActivationSaved::nothing;
-  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
-  check_size(kOperation, "y", args.y, n);
-  check_size(kOperation, "saved", args.saved, saves ? n : 0, !saves);
-  check_size(kOperation, "x", args.x, n);
-  check_size(kOperation, "bias", args.bias, args.cols, true);
-  VITRINE_CHECK(!saves || args.y.data != args.saved.data, kOperation,
-                "saved is y, expected other memory");
-  check_dropout(kOperation, "dropout", args.dropout, args.rows, args.window, args.state);
-}
-
-void check_backward(const ActivationBackward& args) {
-  constexpr const char* kOperation = "activation_backward";
-  const std::int64_t n = args.rows * args.cols;
-  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
-  VITRINE_CHECK(args.saved_kind != ActivationSaved::nothing, kOperation,
-                "saved_kind is nothing, expected derivative or pre_activation");
-  check_size(kOperation, "dx", args.dx, n);
-  check_size(kOperation, "dbias", args.dbias, args.cols, true);
-  check_size(kOperation, "dy", args.dy, n);
-  check_size(kOperation, "saved", args.saved, n);
-  VITRINE_CHECK(args.workspace.size % args.cols == 0, kOperation,
-                "workspace has " + std::to_string(args.workspace.size) +
-                    " elements, expected a multiple of cols = " + std::to_string(args.cols));
-  if (args.saved_kind == ActivationSaved::pre_activation) {
-    check_dropout(kOperation, "dropout", args.dropout, args.rows, args.window, args.state);
-  }
-}
-
 /// Rows [begin, end) of a backward pass without the bias.
 void backward_rows(const ActivationBackward& args, std::int64_t begin, std::int64_t end) {
   float* dx = args.dx.f32().data;
@@ -214,7 +183,7 @@ void backward_rows_with_bias(const ActivationBackward& args, std::int64_t begin,
 }  // namespace
 
 void CpuKernels::activation_forward(const ActivationForward& args) {
-  check_forward(args);
+  check_arguments(args);
   const auto run_piece = HWY_DYNAMIC_DISPATCH(forward_piece);
   float* y = args.y.f32().data;
   float* saved = args.saved.f32().data;
@@ -231,7 +200,7 @@ void CpuKernels::activation_forward(const ActivationForward& args) {
 }
 
 void CpuKernels::activation_backward(const ActivationBackward& args) {
-  check_backward(args);
+  check_arguments(args);
   const std::int64_t rows = args.rows, cols = args.cols;
   if (!args.dbias) {
     pool_.for_ranges(rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {

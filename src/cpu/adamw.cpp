@@ -12,8 +12,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/check.h"
+#include "catalogue/check.h"
 #include "cpu/cpu_kernels.h"
+#include "vitrine/arguments.h"
 
 #ifndef VITRINE_CPU_ADAMW_RUN
 #define VITRINE_CPU_ADAMW_RUN
@@ -109,23 +110,13 @@ void check_regions(const AdamW& args, std::int64_t n) {
   }
 }
 
-void check_arguments(const AdamW& args) {
-  const std::int64_t n = args.weights.size;
-  VITRINE_CHECK(args.weights && n > 0, kOperation, "weights has 0 elements, expected at least 1");
-  check_size(kOperation, "first_moment", args.first_moment, n);
-  check_size(kOperation, "second_moment", args.second_moment, n);
-  check_size(kOperation, "ema", args.ema, n, true);
-  check_size(kOperation, "working_copy", args.working_copy, n, true);
-  check_size(kOperation, "gradients", args.gradients, n);
-  VITRINE_CHECK(static_cast<bool>(args.regions), kOperation,
-                "regions is missing, expected a table");
-  VITRINE_CHECK(args.optimizer != nullptr, kOperation, "optimizer is missing, expected a state");
-  VITRINE_CHECK(args.state != nullptr, kOperation, "state is missing, expected a step state");
+// What check_arguments leaves: states and regions lie in this device's memory.
+void check_memory(const AdamW& args) {
   VITRINE_CHECK(args.optimizer->adam_step > 0 || !std::isfinite(args.optimizer->gradient_norm),
                 kOperation,
                 "optimizer->adam_step is " + std::to_string(args.optimizer->adam_step) +
                     ", expected at least 1: gradient_norm comes first");
-  check_regions(args, n);
+  check_regions(args, args.weights.size);
 }
 
 // What is the same for all regions.
@@ -173,6 +164,7 @@ void update_region(const AdamW& args, const ParameterRegion& region, AdamWRun ru
 
 void CpuKernels::adamw(const AdamW& args) {
   check_arguments(args);
+  check_memory(args);
   if (!std::isfinite(args.optimizer->gradient_norm)) return;
   const AdamWRun common = common_factors(args);
   const ParameterRegion* first = args.regions.data;

@@ -12,13 +12,13 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/check.h"
+#include "catalogue/check.h"
 #include "cpu/cpu_kernels.h"
+#include "vitrine/arguments.h"
 
 namespace vitrine::cpu {
 namespace {
 
-constexpr const char* kOperation = "cross_entropy";
 constexpr std::int64_t kElementsPerTask = 4096;
 
 struct RowResult {
@@ -134,23 +134,10 @@ RowResult one_row(const CrossEntropy& args, std::int64_t row, Scratch& scratch) 
   return result;
 }
 
-void check_arguments(const CrossEntropy& args) {
-  VITRINE_CHECK(args.batch > 0 && args.classes > 0, kOperation,
-                "batch, classes are " + std::to_string(args.batch) + ", " +
-                    std::to_string(args.classes) + ", expected at least 1");
-  const std::int64_t elements = args.batch * args.classes;
-  check_size(kOperation, "loss", args.loss, args.batch, true);
-  check_size(kOperation, "probabilities", args.probabilities, elements, true);
-  check_size(kOperation, "dlogits", args.dlogits, elements, true);
-  check_size(kOperation, "logits", args.logits, elements);
-  check_size(kOperation, "labels", args.labels, args.batch);
-  check_size(kOperation, "targets", args.targets, elements, true);
-  VITRINE_CHECK(args.label_smoothing >= 0.0f && args.label_smoothing <= 1.0f, kOperation,
-                "label_smoothing is " + std::to_string(args.label_smoothing) + ", expected 0 to 1");
-  VITRINE_CHECK((!args.dlogits && args.metrics == nullptr) || args.state != nullptr, kOperation,
-                "state is missing, expected where dlogits or metrics are asked for");
+// What check_arguments leaves: the labels lie in this device's memory.
+void check_labels(const CrossEntropy& args) {
   for (std::int64_t row = 0; row < args.batch; ++row) {
-    VITRINE_CHECK(args.labels[row] >= -1 && args.labels[row] < args.classes, kOperation,
+    VITRINE_CHECK(args.labels[row] >= -1 && args.labels[row] < args.classes, "cross_entropy",
                   "labels[" + std::to_string(row) + "] is " + std::to_string(args.labels[row]) +
                       ", expected -1 to " + std::to_string(args.classes - 1));
   }
@@ -160,6 +147,7 @@ void check_arguments(const CrossEntropy& args) {
 
 void CpuKernels::cross_entropy(const CrossEntropy& args) {
   check_arguments(args);
+  check_labels(args);
   std::vector<RowResult> results(args.batch);
   const std::int64_t grain = (kElementsPerTask + args.classes - 1) / args.classes;
   pool_.for_ranges(args.batch, grain, [&](std::int64_t begin, std::int64_t end) {

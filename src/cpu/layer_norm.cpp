@@ -13,6 +13,7 @@
 
 #include "cpu/branch.h"
 #include "cpu/cpu_kernels.h"
+#include "vitrine/arguments.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/layer_norm.cpp"
@@ -305,40 +306,6 @@ void for_tiles(std::int64_t begin, std::int64_t end, std::int64_t cols, const Bo
   for (; begin < end; begin += tile) body(begin, std::min(end, begin + tile));
 }
 
-void check_forward(const LayerNormForward& args) {
-  constexpr const char* kOperation = "layer_norm_forward";
-  const std::int64_t n = args.rows * args.cols;
-  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
-  check_size(kOperation, "y", args.y, n);
-  check_size(kOperation, "x", args.x, n);
-  check_size(kOperation, "branch", args.branch, n, true);
-  check_size(kOperation, "x_out", args.x_out, args.branch ? n : 0, !args.branch);
-  check_size(kOperation, "weight", args.weight, args.cols);
-  check_size(kOperation, "bias", args.bias, args.cols);
-  check_size(kOperation, "mean", args.mean, args.rows, true);
-  check_size(kOperation, "rstd", args.rstd, args.rows, true);
-}
-
-void check_backward(const LayerNormBackward& args) {
-  constexpr const char* kOperation = "layer_norm_backward";
-  const std::int64_t n = args.rows * args.cols;
-  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
-  check_size(kOperation, "dx", args.dx, n);
-  check_size(kOperation, "dbranch", args.dbranch, n, true);
-  check_size(kOperation, "dweight", args.dweight, args.cols);
-  check_size(kOperation, "dbias", args.dbias, args.cols);
-  check_size(kOperation, "dy", args.dy, n);
-  check_size(kOperation, "dresidual", args.dresidual, n, true);
-  check_size(kOperation, "x", args.x, n);
-  check_size(kOperation, "mean", args.mean, args.rows);
-  check_size(kOperation, "rstd", args.rstd, args.rows);
-  check_size(kOperation, "weight", args.weight, args.cols);
-  VITRINE_CHECK(
-      args.workspace.size % (2 * args.cols) == 0, kOperation,
-      "workspace has " + std::to_string(args.workspace.size) +
-          " elements, expected a multiple of 2 * cols = " + std::to_string(2 * args.cols));
-}
-
 /// Rows [begin, end) of a backward pass; dweight and dbias are added to.
 void backward_rows(const LayerNormBackward& args, const Branch& branch, std::int64_t begin,
                    std::int64_t end, float* dweight, float* dbias) {
@@ -368,8 +335,8 @@ void backward_rows(const LayerNormBackward& args, const Branch& branch, std::int
 }  // namespace
 
 void CpuKernels::layer_norm_forward(const LayerNormForward& args) {
-  check_forward(args);
-  const Branch branch("layer_norm_forward", args);
+  check_arguments(args);
+  const Branch branch(args);
   const auto run_tile = HWY_DYNAMIC_DISPATCH(forward_tile);
   const float* x_in = args.x.f32().data;
   const float* branch_in = args.branch.f32().data;
@@ -390,8 +357,8 @@ void CpuKernels::layer_norm_forward(const LayerNormForward& args) {
 }
 
 void CpuKernels::layer_norm_backward(const LayerNormBackward& args) {
-  check_backward(args);
-  const Branch branch("layer_norm_backward", args);
+  check_arguments(args);
+  const Branch branch(args);
   const std::int64_t rows = args.rows, cols = args.cols;
   const std::int64_t partials = args.workspace.size / (2 * cols);
   if (!args.accumulate) {

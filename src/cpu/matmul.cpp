@@ -10,14 +10,14 @@
 
 #include <algorithm>
 
-#include "cpu/check.h"
+#include "catalogue/check.h"
 #include "cpu/cpu_kernels.h"
 #include "cpu/sgemm.h"
+#include "vitrine/arguments.h"
 
 namespace vitrine::cpu {
 namespace {
 
-constexpr const char* kOperation = "matmul";
 constexpr std::int64_t kCopyElements = 4096;
 
 // The number of threads OpenMP uses is a property of the calling thread.
@@ -27,18 +27,6 @@ void use_one_thread() {
     return true;
   }();
   static_cast<void>(done);
-}
-
-void check_arguments(const Matmul& args) {
-  VITRINE_CHECK(args.m > 0 && args.n > 0 && args.k > 0, kOperation,
-                "m, n, k are " + std::to_string(args.m) + ", " + std::to_string(args.n) + ", " +
-                    std::to_string(args.k) + ", expected at least 1");
-  VITRINE_CHECK(args.row_blocks > 0, kOperation,
-                "row_blocks is " + std::to_string(args.row_blocks) + ", expected at least 1");
-  check_size(kOperation, "out", args.out, args.m * args.n);
-  check_size(kOperation, "a", args.a, args.m * args.k);
-  check_size(kOperation, "b", args.b, args.k * args.n);
-  check_size(kOperation, "bias", args.bias, args.n, true);
 }
 
 // Puts the bias where a product with beta = 1 will be added to it. Rows are written by copying what
@@ -70,7 +58,7 @@ void sgemm(std::int64_t m, std::int64_t n, std::int64_t k, const GemmOperand& a,
   const dnnl_status_t status =
       dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n, k, 1.0f, a.data,
                  a.stride, b.data, b.stride, beta, c, c_stride);
-  VITRINE_CHECK(status == dnnl_success, kOperation,
+  VITRINE_CHECK(status == dnnl_success, "matmul",
                 "dnnl_sgemm returned status " + std::to_string(static_cast<int>(status)) +
                     ", expected success");
 }

@@ -12,8 +12,9 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/check.h"
+#include "catalogue/check.h"
 #include "cpu/cpu_kernels.h"
+#include "vitrine/arguments.h"
 
 #ifndef VITRINE_CPU_PATCH_EMBED_UNFOLD
 #define VITRINE_CPU_PATCH_EMBED_UNFOLD
@@ -272,20 +273,6 @@ class ImageUnfold {
   std::vector<float> pixels_;  // one resized row
 };
 
-template <typename Args>
-void check_geometry(const char* operation, const Args& args) {
-  VITRINE_CHECK(args.channels > 0 && args.height > 0 && args.width > 0 && args.patch_size > 0,
-                operation,
-                "channels, height, width, patch_size are " + std::to_string(args.channels) + ", " +
-                    std::to_string(args.height) + ", " + std::to_string(args.width) + ", " +
-                    std::to_string(args.patch_size) + ", expected at least 1");
-  VITRINE_CHECK(args.height % args.patch_size == 0 && args.width % args.patch_size == 0, operation,
-                "patch_size is " + std::to_string(args.patch_size) +
-                    ", expected a divisor of height " + std::to_string(args.height) +
-                    " and width " + std::to_string(args.width));
-  check_size(operation, "std", args.std, args.channels);
-}
-
 void check_row(const char* operation, const PatchEmbedForward& args, std::int64_t b,
                std::int64_t num_images) {
   const BatchRow& row = args.rows[b];
@@ -305,32 +292,19 @@ void check_row(const char* operation, const PatchEmbedForward& args, std::int64_
                     std::to_string(args.source_width) + "x" + std::to_string(args.source_height));
 }
 
-void check_arguments(const char* operation, const PatchEmbedForward& args) {
-  check_geometry(operation, args);
-  check_size(operation, "mean", args.mean, args.channels);
-  VITRINE_CHECK(args.rows && args.rows.size > 0, operation,
-                "rows has 0 elements, expected at least 1");
-  check_size(operation, "patches", args.patches,
-             args.rows.size * args.channels * args.height * args.width);
-  VITRINE_CHECK(args.source_height > 0 && args.source_width > 0, operation,
-                "source_height, source_width are " + std::to_string(args.source_height) + ", " +
-                    std::to_string(args.source_width) + ", expected at least 1");
+// What check_arguments leaves: the rows lie in this device's memory.
+void check_rows(const PatchEmbedForward& args) {
   const std::int64_t elements = args.channels * args.source_height * args.source_width;
-  VITRINE_CHECK(args.images && args.images.size > 0 && args.images.size % elements == 0, operation,
-                "images has " + std::to_string(args.images.size) +
-                    " elements, expected a multiple of " + std::to_string(elements));
-  VITRINE_CHECK(args.images.dtype == DType::u8 || args.images.dtype == DType::f32, operation,
-                "images has elements of type " + std::string(to_string(args.images.dtype)) +
-                    ", expected U8 or F32");
   for (std::int64_t b = 0; b < args.rows.size; ++b) {
-    check_row(operation, args, b, args.images.size / elements);
+    check_row("patch_embed_forward", args, b, args.images.size / elements);
   }
 }
 
 }  // namespace
 
 void CpuKernels::patch_embed_forward(const PatchEmbedForward& args) {
-  check_arguments("patch_embed_forward", args);
+  check_arguments(args);
+  check_rows(args);
   pool_.parallel_for(args.rows.size, [&](int, std::int64_t b) {
     if (args.images.dtype == DType::u8) {
       ImageUnfold<std::uint8_t>(args, b)();
@@ -341,15 +315,8 @@ void CpuKernels::patch_embed_forward(const PatchEmbedForward& args) {
 }
 
 void CpuKernels::patch_embed_backward(const PatchEmbedBackward& args) {
-  constexpr const char* kOperation = "patch_embed_backward";
-  check_geometry(kOperation, args);
+  check_arguments(args);
   const std::int64_t elements = args.channels * args.height * args.width;
-  VITRINE_CHECK(args.dimages && args.dimages.size > 0 && args.dimages.size % elements == 0,
-                kOperation,
-                "dimages has " + std::to_string(args.dimages.size) +
-                    " elements, expected a multiple of " + std::to_string(elements));
-  check_size(kOperation, "dpatches", args.dpatches, args.dimages.size);
-
   float* dimages = args.dimages.f32().data;
   const float* dpatches = args.dpatches.f32().data;
   const std::int64_t p = args.patch_size;

@@ -12,9 +12,9 @@
 
 #include <algorithm>
 
-#include "cpu/check.h"
 #include "cpu/cpu_kernels.h"
 #include "cpu/sgemm.h"
+#include "vitrine/arguments.h"
 
 namespace vitrine::cpu {
 namespace {
@@ -75,43 +75,13 @@ void add_partials(const float* partials, std::int64_t num_partials, std::int64_t
   }
 }
 
-template <typename Args>
-PerHeadShape checked_shape(const char* operation, const Args& args) {
-  VITRINE_CHECK(args.rows > 0 && args.parts > 0 && args.heads > 0 && args.head_size > 0, operation,
-                "rows, parts, heads, head_size are " + std::to_string(args.rows) + ", " +
-                    std::to_string(args.parts) + ", " + std::to_string(args.heads) + ", " +
-                    std::to_string(args.head_size) + ", expected at least 1");
-  return {args.parts, args.heads, args.head_size};
-}
-
-void check_arguments(const PerHeadLinearBackward& args, const PerHeadShape& s) {
-  constexpr const char* kOperation = "per_head_linear_backward";
-  const std::int64_t maps = s.parts * s.heads;
-  check_size(kOperation, "dx", args.dx, args.rows * s.heads * s.head_size);
-  check_size(kOperation, "dweight", args.dweight, maps * s.head_size * s.head_size);
-  check_size(kOperation, "dbias", args.dbias, maps * s.head_size, true);
-  check_size(kOperation, "dy", args.dy, args.rows * maps * s.head_size);
-  check_size(kOperation, "x", args.x, args.rows * s.heads * s.head_size);
-  check_size(kOperation, "weight", args.weight, maps * s.head_size * s.head_size);
-  VITRINE_CHECK(
-      args.workspace && args.workspace.size > 0 && args.workspace.size % s.parameters() == 0,
-      kOperation,
-      "workspace has " + std::to_string(args.workspace.size) +
-          " elements, expected a multiple of " + std::to_string(s.parameters()));
-}
-
 }  // namespace
 
 void CpuKernels::per_head_linear_forward(const PerHeadLinearForward& args) {
-  constexpr const char* kOperation = "per_head_linear_forward";
-  const PerHeadShape s = checked_shape(kOperation, args);
+  check_arguments(args);
+  const PerHeadShape s{args.parts, args.heads, args.head_size};
   const std::int64_t x_stride = s.heads * s.head_size;
   const std::int64_t y_stride = s.parts * x_stride;
-  check_size(kOperation, "y", args.y, args.rows * y_stride);
-  check_size(kOperation, "x", args.x, args.rows * x_stride);
-  check_size(kOperation, "weight", args.weight, y_stride * s.head_size);
-  check_size(kOperation, "bias", args.bias, y_stride, true);
-
   float* y = args.y.f32().data;
   const float* x = args.x.f32().data;
   const float* weight = args.weight.f32().data;
@@ -123,8 +93,8 @@ void CpuKernels::per_head_linear_forward(const PerHeadLinearForward& args) {
 }
 
 void CpuKernels::per_head_linear_backward(const PerHeadLinearBackward& args) {
-  const PerHeadShape s = checked_shape("per_head_linear_backward", args);
-  check_arguments(args, s);
+  check_arguments(args);
+  const PerHeadShape s{args.parts, args.heads, args.head_size};
   const std::int64_t x_stride = s.heads * s.head_size;
   const std::int64_t y_stride = s.parts * x_stride;
   const std::int64_t partials = args.workspace.size / s.parameters();

@@ -11,8 +11,8 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/check.h"
 #include "cpu/cpu_kernels.h"
+#include "vitrine/arguments.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/reduce.cpp"
@@ -126,17 +126,7 @@ constexpr std::int64_t kNormBlock = 65536;
 }  // namespace
 
 void CpuKernels::column_sum(const ColumnSum& args) {
-  constexpr const char* kOperation = "column_sum";
-  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation,
-                "rows, cols are " + std::to_string(args.rows) + ", " + std::to_string(args.cols) +
-                    ", expected at least 1");
-  check_size(kOperation, "out", args.out, args.cols);
-  check_size(kOperation, "x", args.x, args.rows * args.cols);
-  VITRINE_CHECK(args.workspace && args.workspace.size > 0 && args.workspace.size % args.cols == 0,
-                kOperation,
-                "workspace has " + std::to_string(args.workspace.size) +
-                    " elements, expected a multiple of " + std::to_string(args.cols));
-
+  check_arguments(args);
   const std::int64_t partials = args.workspace.size / args.cols;
   const float* x = args.x.f32().data;
   pool_.parallel_for(partials, [&](int, std::int64_t part) {
@@ -155,12 +145,7 @@ void CpuKernels::column_sum(const ColumnSum& args) {
 }
 
 void CpuKernels::sum_parts(const SumParts& args) {
-  constexpr const char* kOperation = "sum_parts";
-  VITRINE_CHECK(args.num_parts > 0 && args.n > 0, kOperation,
-                "num_parts, n are " + std::to_string(args.num_parts) + ", " +
-                    std::to_string(args.n) + ", expected at least 1");
-  check_size(kOperation, "out", args.out, args.n);
-  check_size(kOperation, "parts", args.parts, args.num_parts * args.n);
+  check_arguments(args);
   pool_.for_ranges(args.n, kPartsGrain, [&](std::int64_t begin, std::int64_t end) {
     HWY_DYNAMIC_DISPATCH(sum_parts_range)
     (args.parts.data, args.num_parts, args.n, begin, end, args.out.data);
@@ -168,11 +153,7 @@ void CpuKernels::sum_parts(const SumParts& args) {
 }
 
 void CpuKernels::gradient_norm(const GradientNorm& args) {
-  constexpr const char* kOperation = "gradient_norm";
-  VITRINE_CHECK(args.optimizer != nullptr, kOperation, "optimizer is missing, expected a state");
-  VITRINE_CHECK(args.gradients && args.gradients.size > 0, kOperation,
-                "gradients has 0 elements, expected at least 1");
-
+  check_arguments(args);
   const std::int64_t n = args.gradients.size;
   std::vector<double> sums((n + kNormBlock - 1) / kNormBlock);
   pool_.for_ranges(n, kNormBlock, [&](std::int64_t begin, std::int64_t end) {

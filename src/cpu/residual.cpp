@@ -8,6 +8,7 @@
 
 #include "cpu/branch.h"
 #include "cpu/cpu_kernels.h"
+#include "vitrine/arguments.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/residual.cpp"
@@ -119,13 +120,8 @@ void Branch::scale(float* out, const float* in, std::int64_t begin, std::int64_t
 }
 
 void CpuKernels::residual_forward(const ResidualForward& args) {
-  constexpr const char* kOperation = "residual_forward";
-  const std::int64_t n = args.rows * args.cols;
-  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
-  check_size(kOperation, "y", args.y, n);
-  check_size(kOperation, "x", args.x, n);
-  check_size(kOperation, "branch", args.branch, n);
-  const Branch branch(kOperation, args);
+  check_arguments(args);
+  const Branch branch(args);
   float* y = args.y.f32().data;
   const float* x = args.x.f32().data;
   const float* in = args.branch.f32().data;
@@ -134,12 +130,8 @@ void CpuKernels::residual_forward(const ResidualForward& args) {
 }
 
 void CpuKernels::residual_backward(const ResidualBackward& args) {
-  constexpr const char* kOperation = "residual_backward";
-  const std::int64_t n = args.rows * args.cols;
-  VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
-  check_size(kOperation, "dbranch", args.dbranch, n);
-  check_size(kOperation, "dy", args.dy, n);
-  const Branch branch(kOperation, args);
+  check_arguments(args);
+  const Branch branch(args);
   float* dbranch = args.dbranch.f32().data;
   const float* dy = args.dy.f32().data;
   pool_.for_ranges(args.rows, row_grain(args.cols), [&](std::int64_t begin, std::int64_t end) {
@@ -148,10 +140,7 @@ void CpuKernels::residual_backward(const ResidualBackward& args) {
 }
 
 void CpuKernels::add(const Add& args) {
-  constexpr const char* kOperation = "add";
-  check_size(kOperation, "out", args.out, args.out.size);
-  check_size(kOperation, "a", args.a, args.out.size);
-  check_size(kOperation, "b", args.b, args.out.size);
+  check_arguments(args);
   float* out = args.out.f32().data;
   const float* a = args.a.f32().data;
   const float* b = args.b.f32().data;

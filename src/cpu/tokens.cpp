@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/check.h"
 #include "cpu/cpu_kernels.h"
 #include "cpu/dropout.h"
+#include "vitrine/arguments.h"
 
 namespace vitrine::cpu {
 namespace {
@@ -55,44 +55,6 @@ void add_or_copy(const float* __restrict from, const float* __restrict add, std:
   }
 }
 
-template <typename Args>
-void check_common(const char* operation, const Args& args) {
-  VITRINE_CHECK(args.batch > 0 && args.num_patches > 0 && args.hidden > 0, operation,
-                "batch, num_patches, hidden are " + std::to_string(args.batch) + ", " +
-                    std::to_string(args.num_patches) + ", " + std::to_string(args.hidden) +
-                    ", expected at least 1");
-  VITRINE_CHECK(args.dropout.probability >= 0.0f && args.dropout.probability < 1.0f, operation,
-                "dropout.probability is " + std::to_string(args.dropout.probability) +
-                    ", expected 0 or more and less than 1");
-  VITRINE_CHECK(args.dropout.probability == 0.0f || args.state != nullptr, operation,
-                "state is missing, expected with dropout");
-}
-
-// A position table may be longer than the sequence, by whole rows.
-template <typename View>
-void check_position(const char* operation, const char* field, const View& position,
-                    std::int64_t tokens, std::int64_t hidden) {
-  if (!position) return;
-  VITRINE_CHECK(position.size >= tokens * hidden && position.size % hidden == 0, operation,
-                std::string(field) + " has " + std::to_string(position.size) +
-                    " elements, expected " + std::to_string(tokens) + " or more rows of " +
-                    std::to_string(hidden));
-}
-
-template <typename Args>
-void check_window(const char* operation, const Args& args) {
-  const TokenWindow& window = args.window;
-  VITRINE_CHECK(args.batch > 0 && args.hidden > 0, operation,
-                "batch, hidden are " + std::to_string(args.batch) + ", " +
-                    std::to_string(args.hidden) + ", expected at least 1");
-  VITRINE_CHECK(
-      window.tokens > 0 && window.first >= 0 && window.first + window.tokens <= window.total,
-      operation,
-      "window has " + std::to_string(window.tokens) + " tokens from " +
-          std::to_string(window.first) + ", expected at least 1 inside the total of " +
-          std::to_string(window.total));
-}
-
 void store(const std::vector<float>& sum, std::int64_t first, bool accumulate, View<float> out,
            std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = (accumulate ? out[i] : 0.0f) + sum[first + i];
@@ -131,15 +93,9 @@ void backward_of_tokens(const TokensBackward& args, const Layout& layout, std::i
 }  // namespace
 
 void CpuKernels::tokens_forward(const TokensForward& args) {
-  constexpr const char* kOperation = "tokens_forward";
-  check_common(kOperation, args);
+  check_arguments(args);
   const Layout layout = layout_of(args.place, args.num_patches);
   const std::int64_t hidden = args.hidden;
-  check_size(kOperation, "x", args.x, args.batch * layout.tokens * hidden);
-  check_size(kOperation, "patches", args.patches, args.batch * args.num_patches * hidden);
-  if (layout.class_index >= 0) check_size(kOperation, "class_token", args.class_token, hidden);
-  check_position(kOperation, "position", args.position, layout.tokens, hidden);
-
   float* x = args.x.f32().data;
   const float* patches = args.patches.f32().data;
   const float* class_token = args.class_token.f32().data;
@@ -165,17 +121,9 @@ void CpuKernels::tokens_forward(const TokensForward& args) {
 }
 
 void CpuKernels::tokens_backward(const TokensBackward& args) {
-  constexpr const char* kOperation = "tokens_backward";
-  check_common(kOperation, args);
+  check_arguments(args);
   const Layout layout = layout_of(args.place, args.num_patches);
   const std::int64_t hidden = args.hidden;
-  check_size(kOperation, "dpatches", args.dpatches, args.batch * args.num_patches * hidden, true);
-  check_size(kOperation, "dclass", args.dclass, hidden, true);
-  VITRINE_CHECK(!args.dclass || layout.class_index >= 0, kOperation,
-                "dclass is given, expected none without a class token");
-  check_position(kOperation, "dposition", args.dposition, layout.tokens, hidden);
-  check_size(kOperation, "dx", args.dx, args.batch * layout.tokens * hidden);
-
   const std::int64_t grain = (kElementsPerTask + hidden - 1) / hidden;
   pool_.for_ranges(layout.tokens, grain, [&](std::int64_t begin, std::int64_t end) {
     backward_of_tokens(args, layout, begin, end);
@@ -183,12 +131,8 @@ void CpuKernels::tokens_backward(const TokensBackward& args) {
 }
 
 void CpuKernels::pool_forward(const PoolForward& args) {
-  constexpr const char* kOperation = "pool_forward";
-  check_window(kOperation, args);
+  check_arguments(args);
   const std::int64_t hidden = args.hidden;
-  check_size(kOperation, "y", args.y, args.batch * hidden);
-  check_size(kOperation, "x", args.x, args.batch * args.window.total * hidden);
-
   float* y = args.y.f32().data;
   const float* x = args.x.f32().data;
   const float scale = 1.0f / static_cast<float>(args.window.tokens);
@@ -205,13 +149,9 @@ void CpuKernels::pool_forward(const PoolForward& args) {
 }
 
 void CpuKernels::pool_backward(const PoolBackward& args) {
-  constexpr const char* kOperation = "pool_backward";
-  check_window(kOperation, args);
+  check_arguments(args);
   const std::int64_t hidden = args.hidden;
   const TokenWindow& window = args.window;
-  check_size(kOperation, "dx", args.dx, args.batch * window.total * hidden);
-  check_size(kOperation, "dy", args.dy, args.batch * hidden);
-
   float* dx = args.dx.f32().data;
   const float* dy = args.dy.f32().data;
   const float scale = 1.0f / static_cast<float>(window.tokens);

@@ -1,0 +1,108 @@
+// Small networks that between them use every option of the configuration.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "vit_run.h"
+
+namespace vitrine {
+
+inline constexpr std::int64_t kBatch = 5;
+
+/// A network that exercises some of the options of the configuration.
+struct VitCase {
+  std::string name;
+  std::function<void(VitConfig&)> change;
+  float label_smoothing = 0.0f;
+  Chunking chunking = {.batch = kBatch, .rows = kBatch};
+};
+
+inline void per_head(VitConfig& c) {
+  c.qkv_layout = QkvLayout::per_head;
+}
+
+inline const std::vector<VitCase>& vit_cases() {
+  static const std::vector<VitCase> list = {
+      {"pre, token first, gelu", [](VitConfig&) {}},
+      {"in chunks", drop_everywhere, 0.2f, {kBatch, 2, 3, 2}},
+      {"token last, tanh, position rows",
+       [](VitConfig& c) {
+         c.class_token = ClassToken::last;
+         c.hidden_act = ActivationKind::gelu_tanh;
+         c.position_rows = 11;
+       },
+       0.1f},
+      {"post, relu, dropout everywhere",
+       [](VitConfig& c) {
+         c.norm_order = NormOrder::post;
+         c.hidden_act = ActivationKind::relu;
+         c.final_norm = false;
+         drop_everywhere(c);
+       }},
+      {"d2l, no biases, token last, no final norm",
+       [](VitConfig& c) {
+         c.norm_order = NormOrder::d2l;
+         c.qkv_bias = c.proj_bias = c.patch_bias = c.final_norm = false;
+         c.class_token = ClassToken::last;
+         c.attention_probs_dropout_prob = 0.3;
+       }},
+      {"per head, no projection, head softmax, sincos1d",
+       [](VitConfig& c) {
+         per_head(c);
+         c.output_projection = false;
+         c.head_softmax = true;
+         c.final_norm = false;
+         c.position = Position::sincos1d;
+         c.num_channels = 1;
+       }},
+      {"per head without bias, post, sincos2d, dropout",
+       [](VitConfig& c) {
+         per_head(c);
+         c.qkv_bias = false;
+         c.norm_order = NormOrder::post;
+         c.position = Position::sincos2d;
+         drop_everywhere(c);
+       },
+       0.1f},
+      {"mean pool, norm before, token first",
+       [](VitConfig& c) {
+         c.pool = Pool::mean;
+         drop_everywhere(c);
+       }},
+      {"mean pool, norm after, token last, dropout",
+       [](VitConfig& c) {
+         c.pool = Pool::mean;
+         c.pool_norm = PoolNorm::after;
+         c.class_token = ClassToken::last;
+         drop_everywhere(c);
+       }},
+      {"mean pool, no token, no positions, d2l, tall grey images",
+       [](VitConfig& c) {
+         c.pool = Pool::mean;
+         c.class_token = ClassToken::none;
+         c.position = Position::none;
+         c.norm_order = NormOrder::d2l;
+         c.num_channels = 1;
+         c.image_height = 20;
+         c.image_width = 4;
+       }},
+      {"heads of one, three blocks, head softmax",
+       [](VitConfig& c) {
+         c.num_attention_heads = 12;
+         c.num_hidden_layers = 3;
+         c.head_softmax = true;
+         c.drop_path_rate = 0.3;
+       },
+       0.1f},
+      {"no blocks, mean pool, no token", [](VitConfig& c) {
+         c.num_hidden_layers = 0;
+         c.pool = Pool::mean;
+         c.class_token = ClassToken::none;
+         c.embedding_dropout_prob = 0.3;
+       }}};
+  return list;
+}
+
+}  // namespace vitrine
