@@ -1,4 +1,6 @@
 // Activations on the CPU against a reference in double, and its derivative against differences.
+#include "reference/activation.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,46 +16,6 @@ namespace {
 constexpr std::uint64_t kSeeds[] = {3, 13579};
 constexpr ActivationKind kKinds[] = {ActivationKind::gelu_erf, ActivationKind::gelu_tanh,
                                      ActivationKind::relu};
-
-template <typename T>
-T value(ActivationKind kind, T x) {
-  if (kind == ActivationKind::relu) return x > 0 ? x : T(0);
-  if (kind == ActivationKind::gelu_erf) {
-    return T(0.5) * x * (T(1) + std::erf(x * T(0.7071067811865476)));
-  }
-  const T u = T(0.7978845608028654) * (x + T(0.044715) * x * x * x);
-  return T(0.5) * x * (T(1) + std::tanh(u));
-}
-
-template <typename T>
-T derivative(ActivationKind kind, T x) {
-  if (kind == ActivationKind::relu) return x > 0 ? T(1) : T(0);
-  if (kind == ActivationKind::gelu_erf) {
-    return T(0.5) * (T(1) + std::erf(x * T(0.7071067811865476))) +
-           x * T(0.3989422804014327) * std::exp(T(-0.5) * x * x);
-  }
-  const T tanh_u = std::tanh(T(0.7978845608028654) * (x + T(0.044715) * x * x * x));
-  const T du = T(0.7978845608028654) * (T(1) + T(3 * 0.044715) * x * x);
-  return T(0.5) * (T(1) + tanh_u) + T(0.5) * x * (T(1) - tanh_u * tanh_u) * du;
-}
-
-template <typename T>
-struct Forward {
-  std::vector<T> y, derivative, pre_activation;
-};
-
-template <typename T>
-Forward<T> reference_forward(ActivationKind kind, const std::vector<T>& x,
-                             const std::vector<T>& bias, const std::vector<float>& factors) {
-  Forward<T> out{x, x, x};
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const T v = x[i] + (bias.empty() ? T(0) : bias[i % bias.size()]);
-    out.pre_activation[i] = v;
-    out.y[i] = value(kind, v) * factors[i];
-    out.derivative[i] = derivative(kind, v) * factors[i];
-  }
-  return out;
-}
 
 View<float> view(std::vector<float>& v) {
   return {v.data(), static_cast<std::int64_t>(v.size())};
@@ -122,8 +84,9 @@ TEST(Activation, ReferenceDerivativeMatchesDifferences) {
     for (const float x : random_normal(50, kSeeds[0], 4)) {
       const double h = 1e-6, v = 2.0 * x;
       if (kind == ActivationKind::relu && std::abs(v) < h) continue;
-      const double difference = (value(kind, v + h) - value(kind, v - h)) / (2 * h);
-      EXPECT_NEAR(difference, derivative(kind, v), 1e-8) << "x = " << v;
+      const double difference =
+          (reference::activation(kind, v + h) - reference::activation(kind, v - h)) / (2 * h);
+      EXPECT_NEAR(difference, reference::activation_derivative(kind, v), 1e-8) << "x = " << v;
     }
   }
 }
@@ -152,9 +115,9 @@ TEST(Activation, ForwardMatchesReference) {
             kernels.activation_forward(args);
             const auto bias = with_bias ? c.bias : std::vector<float>();
             const auto factors = c.factors(dropout);
-            const auto naive = reference_forward(kind, c.x, bias, factors);
-            const auto reference =
-                reference_forward(kind, converted<double>(c.x), converted<double>(bias), factors);
+            const auto naive = reference::activation_forward(kind, c.x, bias, factors);
+            const auto reference = reference::activation_forward(kind, converted<double>(c.x),
+                                                                 converted<double>(bias), factors);
             expect_close(y, naive.y, reference.y, "y");
             if (saved_kind == ActivationSaved::derivative) {
               expect_close(saved, naive.derivative, reference.derivative, "derivative");
@@ -190,8 +153,9 @@ TEST(Activation, BackwardMatchesReference) {
           Case c(41, cols, seed);
           const Dropout dropout{partials == 1 ? 0.0f : 0.4f, 6};
           const auto factors = c.factors(dropout);
-          const auto naive = reference_forward(kind, c.x, {}, factors);
-          const auto reference = reference_forward(kind, converted<double>(c.x), {}, factors);
+          const auto naive = reference::activation_forward(kind, c.x, {}, factors);
+          const auto reference =
+              reference::activation_forward(kind, converted<double>(c.x), {}, factors);
           std::vector<float> naive_dx(41 * cols), naive_dbias(cols);
           std::vector<double> dx_reference(41 * cols), dbias_reference(cols);
           for (std::int64_t i = 0; i < 41 * cols; ++i) {

@@ -1,9 +1,10 @@
 // Loss, gradient, probabilities and counts of cross-entropy against a double-precision reference,
 // whose gradient is checked by central differences.
+#include "reference/cross_entropy.h"
+
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
-#include "reference/cross_entropy.h"
 
 namespace vitrine::cpu {
 namespace {

@@ -1,7 +1,8 @@
 // LayerNorm on the CPU against a reference in double, and that reference against differences.
+#include "reference/layer_norm.h"
+
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <vector>
 
 #include "cpu/cpu_kernels.h"
@@ -16,60 +17,16 @@ constexpr std::int64_t kCols[] = {1, 3, 8, 12, 16, 32, 45, 48, 64, 192, 384, 768
 constexpr float kEps = 1e-6f;
 
 template <typename T>
-struct Forward {
-  std::vector<T> y, mean, rstd;
-};
-
-template <typename T>
-Forward<T> reference_forward(const std::vector<T>& x, const std::vector<T>& weight,
-                             const std::vector<T>& bias, std::int64_t cols) {
-  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / cols;
-  Forward<T> out{std::vector<T>(x.size()), std::vector<T>(rows), std::vector<T>(rows)};
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* row = &x[r * cols];
-    T sum = 0, squares = 0;
-    for (std::int64_t i = 0; i < cols; ++i) sum += row[i];
-    const T mean = sum / cols;
-    for (std::int64_t i = 0; i < cols; ++i) squares += (row[i] - mean) * (row[i] - mean);
-    const T rstd = T(1) / std::sqrt(squares / cols + T(kEps));
-    for (std::int64_t i = 0; i < cols; ++i) {
-      out.y[r * cols + i] = (row[i] - mean) * rstd * weight[i] + bias[i];
-    }
-    out.mean[r] = mean;
-    out.rstd[r] = rstd;
-  }
-  return out;
+auto reference_forward(const std::vector<T>& x, const std::vector<T>& weight,
+                       const std::vector<T>& bias, std::int64_t cols) {
+  return reference::layer_norm(x, weight, bias, cols, kEps);
 }
 
 template <typename T>
-struct Backward {
-  std::vector<T> dx, dweight, dbias;
-};
-
-template <typename T>
-Backward<T> reference_backward(const std::vector<T>& dy, const std::vector<T>& x,
-                               const std::vector<T>& weight, const std::vector<T>& residual,
-                               std::int64_t cols) {
-  const Forward<T> forward = reference_forward(x, weight, weight, cols);
-  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / cols;
-  Backward<T> out{std::vector<T>(x.size()), std::vector<T>(cols), std::vector<T>(cols)};
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T mean = forward.mean[r], rstd = forward.rstd[r];
-    T mean_g = 0, mean_gx = 0;
-    for (std::int64_t i = 0; i < cols; ++i) {
-      const T normalised = (x[r * cols + i] - mean) * rstd;
-      mean_g += dy[r * cols + i] * weight[i] / cols;
-      mean_gx += dy[r * cols + i] * weight[i] * normalised / cols;
-      out.dweight[i] += dy[r * cols + i] * normalised;
-      out.dbias[i] += dy[r * cols + i];
-    }
-    for (std::int64_t i = 0; i < cols; ++i) {
-      const T normalised = (x[r * cols + i] - mean) * rstd;
-      out.dx[r * cols + i] = rstd * (dy[r * cols + i] * weight[i] - mean_g - normalised * mean_gx);
-      if (!residual.empty()) out.dx[r * cols + i] += residual[r * cols + i];
-    }
-  }
-  return out;
+auto reference_backward(const std::vector<T>& dy, const std::vector<T>& x,
+                        const std::vector<T>& weight, const std::vector<T>& residual,
+                        std::int64_t cols) {
+  return reference::layer_norm_gradients(dy, x, weight, residual, cols, kEps);
 }
 
 /// Random tensors of one call. x has a mean and a scale that differ from row to row.

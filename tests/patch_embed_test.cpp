@@ -1,8 +1,9 @@
 // Patches from stored images against a reference that computes each pixel by itself in double.
+#include "reference/patch_embed.h"
+
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
-#include "reference/patch_embed.h"
 
 namespace vitrine::cpu {
 namespace {

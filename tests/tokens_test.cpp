@@ -1,9 +1,10 @@
 // The token sequence and its gradients against a double-precision reference. The random factors of
 // dropout are those of vitrine/random.h, element by element.
+#include "reference/tokens.h"
+
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
-#include "reference/tokens.h"
 
 namespace vitrine::cpu {
 namespace {

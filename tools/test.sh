@@ -29,7 +29,7 @@ configure build -DVITRINE_BENCH=ON
 cmake --build build
 
 step "Tests"
-ctest --test-dir build --output-on-failure --no-tests=error
+ctest --test-dir build -j "$(nproc)" --output-on-failure --no-tests=error
 
 [[ "${1:-}" == "--full" ]] || exit 0
 
@@ -37,13 +37,13 @@ step "AddressSanitizer and UndefinedBehaviorSanitizer, with clang"
 configure build-sanitize -DVITRINE_BENCH=OFF -DVITRINE_SANITIZE=address,undefined \
   -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS_RELEASE=-O1
 cmake --build build-sanitize
-ctest --test-dir build-sanitize --output-on-failure --no-tests=error
+ctest --test-dir build-sanitize -j "$(nproc)" --output-on-failure --no-tests=error
 
 step "ThreadSanitizer: the CUDA kernels"
 configure build-threads -DVITRINE_BENCH=OFF -DVITRINE_SANITIZE=thread \
   -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS_RELEASE=-O1
 cmake --build build-threads --target simt_tests
-ctest --test-dir build-threads -L simt --output-on-failure --no-tests=error
+ctest --test-dir build-threads -j "$(nproc)" -L simt --output-on-failure --no-tests=error
 
 step "The CUDA kernels with nvcc"
 export PATH="$PATH:/usr/local/cuda/bin"

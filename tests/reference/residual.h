@@ -21,8 +21,7 @@ double branch_factor(const Args& args, const StepState& state, std::int64_t i) {
   };
   const std::int64_t row = i / args.cols;
   if (args.dropout.probability > 0.0f) {
-    draw(args.dropout,
-         cpu::unpruned_element(row, args.cols, args.window, state) + i % args.cols);
+    draw(args.dropout, cpu::unpruned_element(row, args.cols, args.window, state) + i % args.cols);
   }
   if (args.drop_path.probability > 0.0f) {
     draw(args.drop_path, state.first_row + row / args.window.tokens);

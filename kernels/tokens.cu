@@ -1,0 +1,303 @@
+// The token sequence: class token, positions and dropout; and pooling, the way back.
+//
+//   x = dropout(concat(class_token, patches) + position)       Dosovitskiy et al. 2020,
+//   y = mean of x over a window of tokens                      arXiv:2010.11929
+//
+// Forward and the backward of pooling: one thread moves 16 bytes of one image; a position or the
+// class token is read again for every image and comes from L2. Sums (dclass and dposition over the
+// images, y over the tokens): a block owns 32 pieces of 16 bytes, its eight warps take every eighth
+// image or token, and the eight parts are added in their order in shared memory. So dx is read
+// once, no sum depends on the order of blocks, and nothing is added in memory.
+//
+// dpatches, y and a pooled dx are written (=); dclass and dposition too, each by one thread, or
+// added to (+=) where `accumulate` says so, as is a pooled dx. Memory-bound: one pass over
+// [B, T, D] for each tensor of that size. Registers: forward 28 at most, backward 44, 54 with
+// dropout.
+#include <limits>
+
+#include "cuda_kernels.h"
+#include "primitives/dropout.cuh"
+#include "primitives/vector.cuh"
+#include "vitrine/arguments.h"
+
+namespace vitrine::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarpSize;
+
+/// Elements of one image [T, D]: the class token's, and where the first patch starts.
+struct TokenLayout {
+  unsigned elements;
+  unsigned class_first, class_size;
+  unsigned patch_first;
+
+  template <typename Args>
+  explicit TokenLayout(const Args& args)
+      : elements(static_cast<unsigned>(args.num_patches * args.hidden)),
+        class_first(args.place == ClassToken::last ? elements : 0),
+        class_size(args.place == ClassToken::none ? 0 : static_cast<unsigned>(args.hidden)),
+        patch_first(args.place == ClassToken::first ? class_size : 0) {
+    elements += class_size;
+  }
+
+  __device__ bool is_class(unsigned element) const { return element - class_first < class_size; }
+};
+
+/// Which element of which image a thread moves; a block moves one image's.
+struct ImageElement {
+  unsigned image, element;
+};
+
+template <int kVector>
+__device__ __forceinline__ ImageElement image_element(unsigned blocks_per_image) {
+  const unsigned block = blockIdx.x % blocks_per_image;
+  return {blockIdx.x / blocks_per_image, (block * kThreads + threadIdx.x) * kVector};
+}
+
+/// dropout(x) of elements [first, first + kVector) of [B, T, D], counted in the whole batch.
+template <bool kRandom, int kVector>
+__device__ __forceinline__ void drop(const DropoutDraw& draw, std::uint64_t first,
+                                     float (&x)[kVector]) {
+  if constexpr (!kRandom) return;
+  if constexpr (kVector == 1) {
+    x[0] *= draw.element(first);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kVector; i += 4) {
+      const float4 factors = draw.quad((first + i) / 4);
+      x[i] *= factors.x;
+      x[i + 1] *= factors.y;
+      x[i + 2] *= factors.z;
+      x[i + 3] *= factors.w;
+    }
+  }
+}
+
+/// Element 0 of image `image` of this call in the tensor [B, T, D] of the whole batch.
+template <bool kRandom>
+__device__ std::uint64_t first_element(const StepState* state, std::int64_t image,
+                                       const TokenLayout& layout) {
+  if constexpr (!kRandom) return 0;
+  return static_cast<std::uint64_t>(state->first_row + image) * layout.elements;
+}
+
+template <typename T, int kVector, bool kRandom>
+__global__ void __launch_bounds__(kThreads)
+    tokens_forward_kernel(TokensForward args, TokenLayout layout, unsigned blocks_per_image) {
+  const auto [image, e] = image_element<kVector>(blocks_per_image);
+  if (e >= layout.elements) return;
+  const std::int64_t patch_elements = layout.elements - layout.class_size;
+  float x[kVector];
+  load(x, layout.is_class(e)
+              ? elements<T>(args.class_token) + (e - layout.class_first)
+              : elements<T>(args.patches) + image * patch_elements + (e - layout.patch_first));
+  if (args.position.data != nullptr) {
+    float position[kVector];
+    load(position, elements<T>(args.position) + e);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) x[i] += position[i];
+  }
+  const DropoutDraw draw(args.dropout, args.state);
+  drop<kRandom>(draw, first_element<kRandom>(args.state, image, layout) + e, x);
+  store(elements<T>(args.x) + static_cast<std::int64_t>(image) * layout.elements + e, x);
+}
+
+/// Adds the warps' sums in their order: element threadIdx.x of the block's 32 · kVector,
+/// lane-major. All threads call, once; threads beyond that many elements receive 0.
+template <int kVector>
+__device__ __forceinline__ float sum_of_warps(const float (&sum)[kVector]) {
+  SHARED_ARRAY(float4, shared, [kThreads * kVector / 4]);
+  auto* parts = reinterpret_cast<float*>(shared);
+  store(parts + threadIdx.x * kVector, sum);
+  __syncthreads();
+  float total = 0.0f;
+  if (threadIdx.x < kWarpSize * kVector) {
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) {
+      total += parts[warp * kWarpSize * kVector + threadIdx.x];
+    }
+  }
+  return total;
+}
+
+/// The gradient of elements [e, e + kVector) of every kWarps-th image: dpatches, and their sum.
+template <typename T, int kVector, bool kRandom>
+__device__ __forceinline__ void sum_over_images(const TokensBackward& args,
+                                                const TokenLayout& layout, unsigned e,
+                                                float (&sum)[kVector]) {
+  const T* __restrict__ dx = elements<T>(args.dx) + e;
+  const bool is_patch = args.dpatches.data != nullptr && !layout.is_class(e);
+  T* __restrict__ dpatches = elements<T>(args.dpatches) + (is_patch ? e - layout.patch_first : 0);
+  const std::int64_t patch_elements = layout.elements - layout.class_size;
+  const DropoutDraw draw(args.dropout, args.state);
+  [[maybe_unused]] constexpr int kUnroll = kRandom ? 1 : 4;
+#pragma unroll kUnroll
+  for (std::int64_t image = threadIdx.x / kWarpSize; image < args.batch; image += kWarps) {
+    float gradient[kVector];
+    load(gradient, dx + image * layout.elements);
+    drop<kRandom>(draw, first_element<kRandom>(args.state, image, layout) + e, gradient);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) sum[i] += gradient[i];
+    if (is_patch) store(dpatches + image * patch_elements, gradient);
+  }
+}
+
+__device__ __forceinline__ void write_sum(float& out, float sum, bool accumulate) {
+  out = accumulate ? out + sum : sum;
+}
+
+template <typename T, int kVector, bool kRandom>
+__global__ void __launch_bounds__(kThreads)
+    tokens_backward_kernel(TokensBackward args, TokenLayout layout) {
+  constexpr unsigned kElements = kWarpSize * kVector;
+  const unsigned first = blockIdx.x * kElements;
+  const unsigned mine = first + threadIdx.x % kWarpSize * kVector;
+  float sum[kVector] = {};
+  if (mine < layout.elements) sum_over_images<T, kVector, kRandom>(args, layout, mine, sum);
+
+  const float total = sum_of_warps(sum);
+  const unsigned e = first + threadIdx.x;
+  if (threadIdx.x >= kElements || e >= layout.elements) return;
+  if (args.dposition.data != nullptr) write_sum(args.dposition.data[e], total, args.accumulate);
+  if (args.dclass.data != nullptr && layout.is_class(e)) {
+    write_sum(args.dclass.data[e - layout.class_first], total, args.accumulate);
+  }
+}
+
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    pool_forward_kernel(PoolForward args, unsigned blocks_per_image) {
+  constexpr std::int64_t kColumns = kWarpSize * kVector;
+  const std::int64_t image = blockIdx.x / blocks_per_image;
+  const std::int64_t first = blockIdx.x % blocks_per_image * kColumns;
+  const std::int64_t mine = first + threadIdx.x % kWarpSize * kVector;
+  const TokenWindow& window = args.window;
+  float sum[kVector] = {};
+  if (mine < args.hidden) {
+    const T* x = elements<T>(args.x) + (image * window.total + window.first) * args.hidden + mine;
+#pragma unroll 4
+    for (std::int64_t token = threadIdx.x / kWarpSize; token < window.tokens; token += kWarps) {
+      float values[kVector];
+      load(values, x + token * args.hidden);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) sum[i] += values[i];
+    }
+  }
+  const float total = sum_of_warps(sum);
+  const std::int64_t col = first + threadIdx.x;
+  if (threadIdx.x >= kColumns || col >= args.hidden) return;
+  const float mean = total / static_cast<float>(window.tokens);
+  elements<T>(args.y)[image * args.hidden + col] = from_float<T>(mean);
+}
+
+/// With kAccumulate the elements are those of the window, else of the whole image.
+template <typename T, int kVector, bool kAccumulate>
+__global__ void __launch_bounds__(kThreads)
+    pool_backward_kernel(PoolBackward args, unsigned blocks_per_image) {
+  const auto [image, e] = image_element<kVector>(blocks_per_image);
+  const auto hidden = static_cast<unsigned>(args.hidden);
+  const TokenWindow& window = args.window;
+  const unsigned first = static_cast<unsigned>(window.first) * hidden;
+  const unsigned size = static_cast<unsigned>(window.tokens) * hidden;
+  if (e >= (kAccumulate ? size : static_cast<unsigned>(window.total) * hidden)) return;
+  T* dx = elements<T>(args.dx) + image * window.total * args.hidden + e + (kAccumulate ? first : 0);
+  float gradient[kVector] = {};
+  if (kAccumulate || e - first < size) {
+    load(gradient, elements<T>(args.dy) + image * args.hidden + e % hidden);
+    const float scale = 1.0f / static_cast<float>(window.tokens);
+#pragma unroll
+    for (float& value : gradient) value *= scale;
+  }
+  if constexpr (kAccumulate) {
+    float before[kVector];
+    load(before, dx);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) gradient[i] += before[i];
+  }
+  store(dx, gradient);
+}
+
+/// Blocks an image is cut into; the kernels count its elements in 32 bits.
+unsigned blocks_of(const char* operation, std::int64_t elements, std::int64_t elements_per_block) {
+  if (elements > std::numeric_limits<std::int32_t>::max()) {
+    throw DeviceError(std::string(operation) + ": an image has " + std::to_string(elements) +
+                      " elements (tokens · hidden), expected less than 2^31");
+  }
+  return static_cast<unsigned>(ceil_div(elements, elements_per_block));
+}
+
+template <typename Args>
+std::int64_t image_elements(const Args& args) {
+  return (args.num_patches + (args.place == ClassToken::none ? 0 : 1)) * args.hidden;
+}
+
+dim3 grid_of(std::int64_t images, unsigned blocks_per_image) {
+  return dim3(static_cast<unsigned>(images * blocks_per_image));
+}
+
+}  // namespace
+
+void CudaKernels::tokens_forward(const TokensForward& args) {
+  constexpr const char* kOperation = "tokens_forward";
+  check_arguments(args);
+  for_float_type(kOperation, args.x.dtype, [&]<typename T>() {
+    const bool wide = vectorizable<T>(args.hidden, args.x.data, args.patches.data,
+                                      args.class_token.data, args.position.data);
+    for_bool(wide, [&](auto is_wide) {
+      for_bool(args.dropout.probability > 0.0f, [&](auto random) {
+        constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
+        const unsigned blocks = blocks_of(kOperation, image_elements(args), kThreads * kVector);
+        launch(kOperation, stream_, grid_of(args.batch, blocks), kThreads, 0,
+               tokens_forward_kernel<T, kVector, random.value>, args, TokenLayout(args), blocks);
+      });
+    });
+  });
+}
+
+void CudaKernels::tokens_backward(const TokensBackward& args) {
+  constexpr const char* kOperation = "tokens_backward";
+  check_arguments(args);
+  for_float_type(kOperation, args.dx.dtype, [&]<typename T>() {
+    const bool wide = vectorizable<T>(args.hidden, args.dx.data, args.dpatches.data);
+    for_bool(wide, [&](auto is_wide) {
+      for_bool(args.dropout.probability > 0.0f, [&](auto random) {
+        constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
+        const unsigned blocks = blocks_of(kOperation, image_elements(args), kWarpSize * kVector);
+        launch(kOperation, stream_, grid_of(1, blocks), kThreads, 0,
+               tokens_backward_kernel<T, kVector, random.value>, args, TokenLayout(args));
+      });
+    });
+  });
+}
+
+void CudaKernels::pool_forward(const PoolForward& args) {
+  constexpr const char* kOperation = "pool_forward";
+  check_arguments(args);
+  for_float_type(kOperation, args.y.dtype, [&]<typename T>() {
+    for_bool(vectorizable<T>(args.hidden, args.x.data), [&](auto is_wide) {
+      constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
+      const unsigned blocks = blocks_of(kOperation, args.hidden, kWarpSize * kVector);
+      launch(kOperation, stream_, grid_of(args.batch, blocks), kThreads, 0,
+             pool_forward_kernel<T, kVector>, args, blocks);
+    });
+  });
+}
+
+void CudaKernels::pool_backward(const PoolBackward& args) {
+  constexpr const char* kOperation = "pool_backward";
+  check_arguments(args);
+  const std::int64_t tokens = args.accumulate ? args.window.tokens : args.window.total;
+  for_float_type(kOperation, args.dx.dtype, [&]<typename T>() {
+    for_bool(vectorizable<T>(args.hidden, args.dx.data, args.dy.data), [&](auto is_wide) {
+      for_bool(args.accumulate, [&](auto accumulate) {
+        constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
+        const unsigned blocks = blocks_of(kOperation, tokens * args.hidden, kThreads * kVector);
+        launch(kOperation, stream_, grid_of(args.batch, blocks), kThreads, 0,
+               pool_backward_kernel<T, kVector, accumulate.value>, args, blocks);
+      });
+    });
+  });
+}
+
+}  // namespace vitrine::cuda

@@ -1,0 +1,40 @@
+// Runs a kernel: every CUDA thread a fiber, blocks spread over operating system threads.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <tuple>
+#include <utility>
+
+#include "simt/error.h"
+
+namespace simt {
+
+/// Shared memory of a block: what compute capability 9.0 lets a block have, and what it may have
+/// without asking.
+constexpr std::size_t kSharedBytesPerBlock = 227 * 1024;
+constexpr std::size_t kStaticSharedBytesPerBlock = 48 * 1024;
+
+struct Launch {
+  const char* operation;
+  dim3 grid, block;
+  std::size_t shared_bytes;
+  void (*run_thread)(const void* kernel);
+  const void* kernel;
+};
+
+/// Runs all blocks under the current schedule. Throws Error: the first report of any of them, or a
+/// grid, block or amount of shared memory that CUDA refuses.
+void run(const Launch& launch);
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char* operation, dim3 grid, dim3 block, std::size_t shared_bytes,
+            void (*kernel)(Parameters...), Arguments&&... arguments) {
+  const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
+  const auto run_thread = [&] { std::apply(kernel, parameters); };
+  run({operation, grid, block, shared_bytes,
+       [](const void* body) { (*static_cast<decltype(&run_thread)>(body))(); }, &run_thread});
+}
+
+}  // namespace simt
