@@ -34,7 +34,6 @@
 
 #include "cuda_kernels.h"
 #include "primitives/dropout.cuh"
-#include "primitives/held.cuh"
 #include "primitives/partials.cuh"
 #include "primitives/ptx.cuh"
 #include "primitives/vector.cuh"
@@ -51,24 +50,11 @@ struct ValueAndDerivative {
   float value, derivative;
 };
 
-constexpr float kLog2E = 1.44269504f;
-
-/// 1 / x, relative error 2^-23. __fdividef would take five instructions, for x that are subnormal.
-__device__ __forceinline__ float reciprocal(float x) {
-#ifdef __CUDACC__
-  float y;
-  asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return 1.0f / x;
-#endif
-}
-
 /// Absolute error of Φ 2e-7.
 __device__ __forceinline__ ValueAndDerivative gelu_erf(float x) {
   constexpr float kInvSqrt2Pi = 0.398942280f;
   const float gauss = ptx::exp2_approx(x * x * (-0.5f * kLog2E));
-  const float t = reciprocal(fmaf(fabsf(x), 0.33f, 1.0f));
+  const float t = ptx::reciprocal_approx(fmaf(fabsf(x), 0.33f, 1.0f));
   float polynomial = 0.0462358221f;
   polynomial = fmaf(polynomial, t, -0.223795608f);
   polynomial = fmaf(polynomial, t, 0.337411910f);
@@ -88,7 +74,7 @@ __device__ __forceinline__ ValueAndDerivative gelu_tanh(float x) {
   const float u2 = x * fmaf(x2, kCubic, kLinear);
   const float du2 = fmaf(x2, 3 * kCubic, kLinear);
   const float e = ptx::exp2_approx(-kLog2E * fabsf(u2));  // at most 1: no quotient overflows
-  const float inverse = reciprocal(1.0f + e);
+  const float inverse = ptx::reciprocal_approx(1.0f + e);
   const float small = e * inverse;  // σ(-|2u|)
   const float sigmoid = x < 0.0f ? small : inverse;
   const float slope = small * inverse * du2;
@@ -240,8 +226,8 @@ __global__ void __launch_bounds__(kThreads, kDropout ? 2 : 3)
     activation_backward_kernel(ActivationBackward args, Layout layout) {
   SHARED_ARRAY(float, shared, [kVector * kThreads / 2]);
   const Place<kVector> place(layout, args.rows, args.cols);
-  const bool draws = args.saved_kind == ActivationSaved::pre_activation;
-  const auto dropout = dropout_of<kDropout>(args, draws ? args.dropout : Dropout{});
+  const bool recomputes = args.saved_kind == ActivationSaved::pre_activation;
+  const auto dropout = dropout_of<kDropout>(args, recomputes ? args.dropout : Dropout{});
   float dbias[kVector] = {};
   for (int done = 0; done < place.rows; done += kRowsUnderWay) {
     const std::int64_t first = place.at + done * place.stride;
@@ -258,7 +244,7 @@ __global__ void __launch_bounds__(kThreads, kDropout ? 2 : 3)
       float dx[kVector], slope[kVector];
 #pragma unroll
       for (int i = 0; i < kVector; ++i) slope[i] = saved[k][i];
-      if (draws) {
+      if (recomputes) {
         recompute(slope, args.kind, dropout, place.row + (done + k) * place.step, place.column);
       }
 #pragma unroll
@@ -277,8 +263,9 @@ __global__ void __launch_bounds__(kThreads, kDropout ? 2 : 3)
   float* const out =
       (alone ? args.dbias.data : args.workspace.data + place.run * args.cols) + place.column;
 #pragma unroll
-  for (int i = 0; i < kVector; ++i)
+  for (int i = 0; i < kVector; ++i) {
     out[i] = alone && args.accumulate ? out[i] + dbias[i] : dbias[i];
+  }
 }
 
 /// Calls `body(vector, dropout)` with the widest access that fits and whether anything is dropped.

@@ -301,7 +301,7 @@ __global__ void __launch_bounds__(Instance::kThreads, Instance::kBlocks)
   }
 }
 
-/// Calls `body` with the instance for the length, if there is one; says whether there is.
+/// Calls `body` with the instance for the length, if there is one.
 template <typename Body>
 void for_instance(std::int64_t keys, const Body& body) {
   using P = PaddedRows<kHeadSize>;

@@ -16,7 +16,6 @@
 
 namespace vitrine::cuda {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.69314718055994531f;
 
 constexpr double square_root(double x) {

@@ -34,7 +34,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr std::int64_t kClassesPerWarp = 1024;
-constexpr float kLog2E = 1.4426950408889634f;
 
 /// What rows add to the metrics.
 struct Counts {

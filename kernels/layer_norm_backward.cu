@@ -31,7 +31,6 @@
 #include "cuda_kernels.h"
 #include "layer_norm.cuh"
 #include "primitives/dropout.cuh"
-#include "primitives/held.cuh"
 #include "primitives/partials.cuh"
 #include "primitives/reduce.cuh"
 #include "primitives/vector.cuh"
@@ -319,7 +318,9 @@ void CudaKernels::layer_norm_backward(const LayerNormBackward& args) {
     const bool random = args.dropout.probability > 0.0f || args.drop_path.probability > 0.0f;
     const Team team = team_of(args.cols, wide);
     for_team<T>(team, wide, random, [&](auto vector, auto elements, auto is_random) {
-      if constexpr (elements.value == 0) {
+      // Two rows of floats and random numbers beside them do not fit into the registers.
+      constexpr bool kSpills = sizeof(T) == 4 && elements.value > 24 && is_random.value;
+      if constexpr (elements.value == 0 || kSpills) {
         launch(kOperation, stream_, grid, kBlockThreads, long_row_bytes(args.cols, limits_),
                layer_norm_backward_long_kernel<T, vector.value>, args);
       } else {

@@ -25,7 +25,6 @@
 #include "cuda_kernels.h"
 #include "layer_norm.cuh"
 #include "primitives/dropout.cuh"
-#include "primitives/held.cuh"
 #include "primitives/reduce.cuh"
 #include "primitives/vector.cuh"
 #include "vitrine/arguments.h"

@@ -22,10 +22,10 @@
 // Expected (not measured; not run on a GPU): 27 µs at a copy rate of 4.3 TB/s; 30 to 40 µs for
 // whole images, as a block waits for its row before its first pixel; crops gather four bytes an
 // element from L1, about 25 instructions each: 40 to 60 µs.
-#include <bit>
 #include <limits>
 
 #include "cuda_kernels.h"
+#include "primitives/divisor.cuh"
 #include "primitives/vector.cuh"
 #include "vitrine/arguments.h"
 
@@ -35,27 +35,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kForwardBlocks = 5;  // a multiprocessor: all that fit without spills
 constexpr float kLargestByte = 255.0f;
-
-/// Division of numbers below 2^31 by multiplication (Granlund and Montgomery 1994).
-class Divisor {
- public:
-  explicit Divisor(std::int64_t divisor)
-      : divisor_(static_cast<unsigned>(divisor)),
-        shift_(31 + std::bit_width(divisor_ - 1)),
-        multiplier_(static_cast<unsigned>((std::uint64_t{1} << shift_) / divisor_ + 1)) {}
-
-  /// Returns n / divisor and leaves the remainder in n.
-  __device__ __forceinline__ unsigned divide(unsigned& n) const {
-    const auto quotient = static_cast<unsigned>((std::uint64_t{n} * multiplier_) >> shift_);
-    n -= quotient * divisor_;
-    return quotient;
-  }
-
- private:
-  unsigned divisor_;
-  int shift_;
-  unsigned multiplier_;
-};
 
 /// Where an element of a strip lies in the image, counted from the strip's first row of pixels.
 struct StripPixel {

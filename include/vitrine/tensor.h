@@ -82,8 +82,8 @@ struct View {
   template <typename U>
   requires std::is_same_v<T, const U> View(const View<U>& other)
       : data(other.data), size(other.size) {}
-  explicit operator bool() const { return data != nullptr; }
-  T& operator[](std::int64_t i) const { return data[i]; }
+  constexpr explicit operator bool() const { return data != nullptr; }
+  constexpr T& operator[](std::int64_t i) const { return data[i]; }
 };
 
 template <typename T>
@@ -100,7 +100,7 @@ struct AnyView {
   AnyView() = default;
   AnyView(Void* data_, std::int64_t size_, DType dtype_)
       : data(data_), size(size_), dtype(dtype_) {}
-  explicit operator bool() const { return data != nullptr; }
+  constexpr explicit operator bool() const { return data != nullptr; }
 
   /// The same memory as float. Throws DeviceError when the elements are of another type.
   auto f32() const {

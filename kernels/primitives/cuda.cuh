@@ -35,6 +35,7 @@ using f16 = __half;
 
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr float kLog2E = 1.4426950408889634f;  ///< e^x = 2^(x · kLog2E)
 
 template <typename I>
 __host__ __device__ constexpr I ceil_div(I a, std::type_identity_t<I> b) {

@@ -13,9 +13,9 @@ namespace vitrine::cuda {
 /// calling threads are visible to it. All threads of all blocks call, once. Leaves the counter 0.
 __device__ __forceinline__ bool last_block(ScratchMemory* scratch) {
   SHARED_ARRAY(bool, is_last, [1]);
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0) {  // its fences carry what the block wrote before the barrier
+    __threadfence();
     const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
     is_last[0] = atomicAdd(&scratch->blocks_done, 1u) == blocks - 1;
     if (is_last[0]) scratch->blocks_done = 0;

@@ -1,10 +1,11 @@
 // Every PTX instruction the kernels use, one wrapper each.
 //
-//   PTX ISA 8.5, 9.7.14 (mma, ldmatrix), 9.7.9.25 (cp.async), 9.7.3 (ex2, lg2)
+//   PTX ISA 8.5, 9.7.14 (mma, ldmatrix), 9.7.9.25 (cp.async), 9.7.9 (st), 9.7.3 (rcp, ex2,
+//   lg2)
 //
 // mma and cp.async need sm_80; code for an older chip traps there, and no launcher goes there.
 //
-// Unproven: no wrapper has run on a GPU yet. tests/simt/ptx_test.cpp holds each to literal
+// Unproven: no wrapper has run on a GPU yet. tests/simt/ptx_test.cu holds each to literal
 // fragments of the manual, on the emulation in tests/simt/ptx.h and, where there is one, on a GPU.
 #pragma once
 
@@ -71,6 +72,28 @@ __device__ __forceinline__ void cp_async_wait() {
   VITRINE_PTX_SM80("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
+/// 16 bytes of global memory in one access; both addresses are aligned. An assignment in C++ may
+/// become four stores, or eight, where the compiler reorders across branches.
+__device__ __forceinline__ uint4 load_global_16(const void* source) {
+  return *static_cast<const uint4*>(source);
+}
+__device__ __forceinline__ void store_global_16(void* target, const uint4& words) {
+  asm volatile("st.global.v4.b32 [%0],{%1,%2,%3,%4};\n" ::"l"(target), "r"(words.x), "r"(words.y),
+               "r"(words.z), "r"(words.w)
+               : "memory");
+}
+
+/// Makes the compiler forget what it has derived from a register: it would keep that as well.
+__device__ __forceinline__ void forget(unsigned& word) {
+  asm volatile("" : "+r"(word));
+}
+
+/// 1 / x, relative error 2^-23; subnormal numbers count as zero.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+  return y;
+}
 /// 2^x, relative error 2^-22; subnormal results are zero.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

@@ -10,6 +10,7 @@
 #include <bit>
 
 #include "primitives/cuda.cuh"
+#include "primitives/ptx.cuh"
 #include "vitrine/tensor.h"
 
 namespace vitrine::cuda {
@@ -46,37 +47,123 @@ __device__ __forceinline__ float rounded(float x) {
   return to_float(from_float<T>(x));
 }
 
-/// kCount neighbouring elements, moved in one access.
+/// Elements that a thread holds packed, as they lie in memory: the kVector of one 16-byte access.
+/// 16 bytes of bf16 are four registers, as floats they are eight. An element is unpacked when it is
+/// asked for: a shift or a mask for bf16.
+template <typename T, int kVector>
+struct Held {
+  static_assert(kVector * sizeof(T) == 16);
+  static constexpr int kPerWord = 4 / sizeof(T);
+  unsigned word[4] = {0, 0, 0, 0};
+
+  Held() = default;
+  /// Rounds to T.
+  __device__ __forceinline__ explicit Held(const float (&values)[kVector]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (std::is_same_v<T, float>) {
+        word[i] = __float_as_uint(values[i]);
+      } else {
+        const auto pair = rounded_pair(values[2 * i], values[2 * i + 1]);
+        word[i] = *reinterpret_cast<const unsigned*>(&pair);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void load(const T* source) {
+    const uint4 words = ptx::load_global_16(source);
+    word[0] = words.x, word[1] = words.y, word[2] = words.z, word[3] = words.w;
+  }
+  __device__ __forceinline__ void store(T* target) const {
+    ptx::store_global_16(target, make_uint4(word[0], word[1], word[2], word[3]));
+  }
+  __device__ __forceinline__ float operator[](int i) const {
+    const unsigned bits = word[i / kPerWord];
+    if constexpr (std::is_same_v<T, float>) {
+      return __uint_as_float(bits);
+    } else if constexpr (std::is_same_v<T, bf16>) {
+      return __uint_as_float(i % 2 == 0 ? bits << 16 : bits & 0xffff0000u);
+    } else {
+      const auto half = static_cast<unsigned short>(i % 2 == 0 ? bits : bits >> 16);
+      return __half2float(__ushort_as_half(half));
+    }
+  }
+  /// Makes the compiler forget elements that it has unpacked: it would keep them in registers.
+  __device__ __forceinline__ void forget() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) ptx::forget(word[i]);
+  }
+
+ private:
+  __device__ __forceinline__ static auto rounded_pair(float low, float high) {
+    if constexpr (std::is_same_v<T, bf16>) {
+      return __floats2bfloat162_rn(low, high);
+    } else {
+      return __floats2half2_rn(low, high);
+    }
+  }
+};
+
+/// The element of an access that is not wide.
+template <typename T>
+struct Held<T, 1> {
+  float value = 0.0f;
+
+  Held() = default;
+  __device__ __forceinline__ explicit Held(const float (&values)[1])
+      : value(rounded<T>(values[0])) {}
+
+  __device__ __forceinline__ void load(const T* source) { value = to_float(*source); }
+  __device__ __forceinline__ void store(T* target) const { *target = from_float<T>(value); }
+  __device__ __forceinline__ float operator[](int) const { return value; }
+  __device__ __forceinline__ void forget() {}
+};
+
+/// kCount neighbouring elements, moved in one access of 8 bytes or less.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Packed {
-  static_assert(sizeof(T) * kCount <= 16 && std::has_single_bit(sizeof(T) * kCount));
+  static_assert(sizeof(T) * kCount <= 8 && std::has_single_bit(sizeof(T) * kCount));
   T element[kCount];
 };
 
 /// values = source[0 … kCount). `source` is aligned to sizeof(T) · kCount, at most 16 bytes.
 template <typename T, int kCount>
 __device__ __forceinline__ void load(float (&values)[kCount], const T* source) {
-  constexpr int kPiece = kCount < kVectorWidth<T> ? kCount : kVectorWidth<T>;
-  static_assert(kCount % kPiece == 0);
+  constexpr int kWide = kVectorWidth<T>;
+  if constexpr (kCount >= kWide) {
+    static_assert(kCount % kWide == 0);
 #pragma unroll
-  for (int piece = 0; piece < kCount; piece += kPiece) {
-    const auto packed = *reinterpret_cast<const Packed<T, kPiece>*>(source + piece);
+    for (int piece = 0; piece < kCount; piece += kWide) {
+      Held<T, kWide> held;
+      held.load(source + piece);
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) values[piece + i] = to_float(packed.element[i]);
+      for (int i = 0; i < kWide; ++i) values[piece + i] = held[i];
+    }
+  } else {
+    const auto packed = *reinterpret_cast<const Packed<T, kCount>*>(source);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = to_float(packed.element[i]);
   }
 }
 
 /// target[0 … kCount) = values, rounded to T.
 template <typename T, int kCount>
 __device__ __forceinline__ void store(T* target, const float (&values)[kCount]) {
-  constexpr int kPiece = kCount < kVectorWidth<T> ? kCount : kVectorWidth<T>;
-  static_assert(kCount % kPiece == 0);
+  constexpr int kWide = kVectorWidth<T>;
+  if constexpr (kCount >= kWide) {
+    static_assert(kCount % kWide == 0);
 #pragma unroll
-  for (int piece = 0; piece < kCount; piece += kPiece) {
-    Packed<T, kPiece> packed;
+    for (int piece = 0; piece < kCount; piece += kWide) {
+      float part[kWide];
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) packed.element[i] = from_float<T>(values[piece + i]);
-    *reinterpret_cast<Packed<T, kPiece>*>(target + piece) = packed;
+      for (int i = 0; i < kWide; ++i) part[i] = values[piece + i];
+      Held<T, kWide>(part).store(target + piece);
+    }
+  } else {
+    Packed<T, kCount> packed;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) packed.element[i] = from_float<T>(values[i]);
+    *reinterpret_cast<Packed<T, kCount>*>(target) = packed;
   }
 }
 

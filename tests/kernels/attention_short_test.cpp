@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "kernels/attention_problem.h"
 
 namespace vitrine::cuda {

@@ -72,6 +72,10 @@ const Collective kMmaBf16{"mma.sync", &exchange_mma, false};
 const Collective kLdmatrix{"ldmatrix", &exchange_rows, false};
 const Collective kLdmatrixTrans{"ldmatrix.trans", &exchange_rows_transposed, false};
 
+void report_misaligned(const void* address, CallSite site) {
+  Multiprocessor::current().fail(site, "access of 16 bytes at %p: not aligned", address);
+}
+
 void meet_ldmatrix(const Collective& collective, LdmatrixArguments& arguments, CallSite site) {
   Multiprocessor& self = Multiprocessor::current();
   if (reinterpret_cast<std::uintptr_t>(arguments.row) % kRowBytes != 0) {

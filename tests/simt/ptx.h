@@ -32,6 +32,13 @@ struct LdmatrixArguments {
 /// Reports a row that is not aligned or not in shared memory.
 void meet_ldmatrix(const Collective& collective, LdmatrixArguments& arguments, CallSite site);
 
+/// Ends the kernel: an address is no multiple of 16.
+[[noreturn]] void report_misaligned(const void* address, CallSite site);
+
+inline void check_alignment_16(const void* address, CallSite site) {
+  if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) report_misaligned(address, site);
+}
+
 /// Subnormal numbers as the .ftz forms see them.
 inline float flushed(float x) {
   return std::fabs(x) < FLT_MIN ? std::copysign(0.0f, x) : x;
@@ -84,6 +91,20 @@ void cp_async_wait() {
   simt::wait_for_async_groups(kPending);
 }
 
+inline uint4 load_global_16(const void* source, simt::CallSite site = simt::CallSite::here()) {
+  simt::check_alignment_16(source, site);
+  return *static_cast<const uint4*>(source);
+}
+inline void store_global_16(void* target, const uint4& words,
+                            simt::CallSite site = simt::CallSite::here()) {
+  simt::check_alignment_16(target, site);
+  *static_cast<uint4*>(target) = words;
+}
+inline void forget(unsigned&) {}
+
+inline float reciprocal_approx(float x) {
+  return simt::flushed(1.0f / simt::flushed(x));
+}
 inline float exp2_approx(float x) {
   return simt::flushed(std::exp2(simt::flushed(x)));
 }

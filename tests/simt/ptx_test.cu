@@ -209,6 +209,9 @@ TEST_F(Ptx, CpAsyncCopiesSixteenBytes) {
 __global__ void exp2_kernel(float* out, const float* x) {
   out[threadIdx.x] = ptx::exp2_approx(x[threadIdx.x]);
 }
+__global__ void reciprocal_kernel(float* out, const float* x) {
+  out[threadIdx.x] = ptx::reciprocal_approx(x[threadIdx.x]);
+}
 __global__ void log2_kernel(float* out, const float* x) {
   out[threadIdx.x] = ptx::log2_approx(x[threadIdx.x]);
 }
@@ -270,6 +273,34 @@ TEST_F(Ptx, Log2) {
                  {kInf, kInf},
                  {kNan, kNan}},
                 0x1p-22f);
+}
+
+TEST_F(Ptx, Reciprocal) {
+  expect_values(&reciprocal_kernel,
+                {{1.0f, 1.0f},
+                 {-4.0f, -0.25f},
+                 {3.0f, 0.333333343f},
+                 {0x1p100f, 0x1p-100f},
+                 {0x1.8p127f, 0.0f},
+                 {0.0f, kInf},
+                 {kSubnormal, kInf},
+                 {kInf, 0.0f},
+                 {kNan, kNan}},
+                0x1p-23f);
+}
+
+// One access of 16 bytes each way: element 4 · thread + i comes out as it went in, in turned order.
+__global__ void wide_kernel(unsigned* out, const unsigned* in) {
+  const uint4 words = ptx::load_global_16(in + 4 * threadIdx.x);
+  ptx::store_global_16(out + 4 * threadIdx.x, make_uint4(words.w, words.z, words.y, words.x));
+}
+
+TEST_F(Ptx, WideAccesses) {
+  const DeviceArray<unsigned> in(std::vector<unsigned>{1, 2, 3, 4, 5, 6, 7, 8});
+  const DeviceArray<unsigned> out(std::int64_t{8});
+  launch("ptx_test", nullptr, 1, 2, 0, wide_kernel, out.data(),
+         static_cast<const unsigned*>(in.data()));
+  EXPECT_EQ(out.values(), (std::vector<unsigned>{4, 3, 2, 1, 8, 7, 6, 5}));
 }
 
 __global__ void position_kernel(unsigned* out) {

@@ -165,6 +165,14 @@ TEST(Report, LdmatrixAddresses) {
   expect_report(&loads_elsewhere, "ldmatrix.trans: row ", "is not in shared memory");
 }
 
+__global__ void moves_misaligned() {
+  DYNAMIC_SHARED(float, memory);
+  ptx::store_global_16(memory + threadIdx.x, ptx::load_global_16(memory));
+}
+TEST(Report, WideAddresses) {
+  expect_report(&moves_misaligned, "reports_test.cpp:", "access of 16 bytes at ", "not aligned");
+}
+
 __global__ void too_much_static() {
   SHARED_ARRAY(float, a, [12 * 1024]);
   SHARED_ARRAY(float, b, [1]);
