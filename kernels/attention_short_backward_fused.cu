@@ -174,8 +174,8 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
 
 /// A block goes from head to head; the next head's keys and values load during key_gradients, its
 /// queries during query_gradients. Keys have two places: query_gradients still reads the old ones.
-__global__ void __launch_bounds__(Persistent::kThreads, 1)
-    short_backward_persistent_kernel(ShortBackwardArguments args) {
+[[maybe_unused]] __device__ __forceinline__ void persistent_block(
+    const ShortBackwardArguments& args) {
   using Rows = Persistent::Rows;
   using Keys = Persistent::Keys;
   constexpr int kHeadSize = Persistent::kHeadSize, kKeys = Persistent::kKeys;
@@ -246,6 +246,13 @@ __global__ void __launch_bounds__(Persistent::kThreads, 1)
     }
     query_gradients<Persistent, Keys>(args, pair, scores, keys_of(round));
   }
+}
+
+__global__ void __launch_bounds__(Persistent::kThreads, 1)
+    short_backward_persistent_kernel(ShortBackwardArguments args) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // older chips lack the shared memory
+  persistent_block(args);
+#endif
 }
 
 /// Calls `body` with the instance for the shape, if there is one.

@@ -14,16 +14,19 @@ import sys
 
 # Kernels in which a spill costs time that we promise not to lose, on architectures from sm_80 on.
 HOT = [
-    r"attention_short_\w+_kernel",
-    r"attention_streaming_\w+_kernel",
+    r"short_(forward|backward)_\w+_kernel",  # attention, its three tiers
+    r"streaming_\w+_kernel",
+    r"tile_\w+_kernel",
     r"layer_norm_\w+_kernel",
     r"activation_\w+_kernel",
-    r"adamw_kernel",
-    r"cross_entropy_kernel",
-    r"patch_embed_forward_kernel",
     r"residual_\w+_kernel",
     r"tokens_\w+_kernel",
+    r"patch_embed_forward_kernel",
+    r"cross_entropy_kernel",
+    r"column_sum_kernel",
+    r"sum_partials_kernel",
     r"gradient_norm_kernel",
+    r"adamw_kernel",
 ]
 
 

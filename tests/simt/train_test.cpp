@@ -8,6 +8,7 @@
 #include "simt/device.h"
 #include "simt/schedule.h"
 #include "vit_cases.h"
+#include "vit_differences.h"
 #include "vit_run.h"
 #include "vitrine/recipe.h"
 #include "vitrine/trainer.h"
@@ -59,6 +60,17 @@ TEST(SimtStep, GradientsAreThoseOfTheCpu) {
     EXPECT_EQ(found.metrics.top1, expected.metrics.top1);
     EXPECT_EQ(found.metrics.top5, expected.metrics.top5);
     EXPECT_NEAR(found.metrics.loss, expected.metrics.loss, 1e-5 * expected.metrics.loss);
+  }
+}
+
+TEST(SimtStep, GradientsAreThoseOfTheLoss) {
+  const auto simt = make_simt_device();
+  for (const VitCase& c : vit_cases()) {
+    SCOPED_TRACE(c.name);
+    VitConfig config = small_vit();
+    c.change(config);
+    Differences(*simt, c, config, 13).check();
+    if (kReduced) break;
   }
 }
 
