@@ -4,7 +4,14 @@
 //   dbranch = drop_path(dropout(dy))            the gradient of x is dy itself
 //
 // One thread moves 16 bytes of each tensor; blocks cover the tensor once. All outputs are written
-// (=). Memory-bound: 3 tensors forward, 2 backward, no reuse.
+// (=).
+//
+// Page of account (H200: 132 multiprocessors, 4.3 TB/s copy rate; expectations: not measured, not
+// run on a GPU). ViT-B, batch 256, bf16: [50432, 768], 77 MB a tensor, one addition an element.
+//   forward 3 tensors, 54 µs; backward 2 tensors, 36 µs
+// nvcc for sm_90, bf16, without dropout: 22 and 15 registers, 8 blocks of 8 warps a multiprocessor,
+// 64 KB of reads under way forward, 32 KB backward, where 23 KB hide 700 ns (Little). Expected: 90
+// % of the copy rate. With dropout 48 and 40 registers, and Philox and a 64-bit division bind.
 #include "cuda_kernels.h"
 #include "primitives/dropout.cuh"
 #include "primitives/vector.cuh"

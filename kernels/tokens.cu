@@ -10,9 +10,15 @@
 // once, no sum depends on the order of blocks, and nothing is added in memory.
 //
 // dpatches, y and a pooled dx are written (=); dclass and dposition too, each by one thread, or
-// added to (+=) where `accumulate` says so, as is a pooled dx. Memory-bound: one pass over
-// [B, T, D] for each tensor of that size. Registers: forward 28 at most, backward 44, 54 with
-// dropout.
+// added to (+=) where `accumulate` says so, as is a pooled dx.
+//
+// Page of account (H200: 132 multiprocessors, 4.3 TB/s copy rate; expectations: not measured, not
+// run on a GPU). ViT-B, batch 256, bf16: [50432, 768], 77 MB a tensor; memory-bound.
+//   forward 2 tensors and the positions from L2, 36 µs; backward the same without them
+// nvcc for sm_90, bf16: forward 28 registers, 8 blocks of 8 warps a multiprocessor; backward 44 (54
+// with dropout), 5 blocks (4), of which [197, 768] has 591: less than one round, 4.5 a
+// multiprocessor, each thread one access of 16 bytes under way: 18 KB where 23 KB hide 700 ns
+// (Little). Expected: forward 90 % of the copy rate, backward 60 to 75 %.
 #include <limits>
 
 #include "cuda_kernels.h"
