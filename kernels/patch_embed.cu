@@ -33,7 +33,11 @@ namespace vitrine::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kForwardBlocks = 4;  // a multiprocessor of sm_75 has 1024 threads
+#else
 constexpr int kForwardBlocks = 5;  // a multiprocessor: all that fit without spills
+#endif
 constexpr float kLargestByte = 255.0f;
 
 /// Where an element of a strip lies in the image, counted from the strip's first row of pixels.
