@@ -10,7 +10,7 @@
 // [0, N) makes an empty row (zeros), and samples are clamped into the image.
 //
 // One block owns one row of patches of one image, a contiguous strip of the output; a thread writes
-// 16 bytes of it at a time (one element where patch_size is not a multiple of that). The sample
+// 16 bytes of it at a time (two elements, or one, where patch_size asks for it). The sample
 // positions of a strip are computed once, in double, and kept in shared memory. Backward is the
 // inverse of unfold on the same strips. patches and dimages are written (=).
 //
@@ -246,15 +246,23 @@ std::size_t sample_bytes(const char* operation, const PatchEmbedForward& args,
   return static_cast<std::size_t>(samples) * sizeof(Sample);
 }
 
+/// Calls `body` with the widest access that fits rows of patches: 16 bytes, or two elements
+/// (patches of 14), or one.
+template <typename T, typename Body>
+void for_width(std::int64_t patch_size, bool aligned, const Body& body) {
+  if (!aligned || patch_size % 2 != 0) return body(Constant<1>{});
+  if (patch_size % kVectorWidth<T> != 0) return body(Constant<2>{});
+  body(Constant<kVectorWidth<T>>{});
+}
+
 template <typename T, typename Pixel>
 void forward(const char* operation, cudaStream_t stream, std::size_t shared_bytes,
              const PatchEmbedForward& args) {
   const std::int64_t blocks = args.rows.size * (args.height / args.patch_size);
-  const bool wide = vectorizable<T>(args.patch_size, args.patches.data, args.images.data);
-  for_bool(wide, [&](auto is_wide) {
-    constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
+  const bool aligned = vectorizable<T>(0, args.patches.data, args.images.data);
+  for_width<T>(args.patch_size, aligned, [&](auto width) {
     launch(operation, stream, dim3(static_cast<unsigned>(blocks)), kThreads, shared_bytes,
-           patch_embed_forward_kernel<T, Pixel, kVector>, args, Strip(args));
+           patch_embed_forward_kernel<T, Pixel, width.value>, args, Strip(args));
   });
 }
 
@@ -279,12 +287,11 @@ void CudaKernels::patch_embed_backward(const PatchEmbedBackward& args) {
   check_arguments(args);
   check_strip(kOperation, args);
   for_float_type(kOperation, args.dimages.dtype, [&]<typename T>() {
-    const bool wide = vectorizable<T>(args.patch_size, args.dimages.data, args.dpatches.data);
-    for_bool(wide, [&](auto is_wide) {
-      constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
+    const bool aligned = vectorizable<T>(0, args.dimages.data, args.dpatches.data);
+    for_width<T>(args.patch_size, aligned, [&](auto width) {
       const Strip strip(args);
       launch(kOperation, stream_, dim3(static_cast<unsigned>(args.dimages.size / strip.elements)),
-             kThreads, 0, patch_embed_backward_kernel<T, kVector>, args, strip);
+             kThreads, 0, patch_embed_backward_kernel<T, width.value>, args, strip);
     });
   });
 }

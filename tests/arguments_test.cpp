@@ -72,8 +72,8 @@ TEST(Arguments, Matmul) {
                     .m = 2,
                     .n = 3,
                     .k = 4};
-  expect_one_type(args, Field("a", &Matmul::a), Field("b", &Matmul::b),
-                  Field("bias", &Matmul::bias));
+  expect_one_type(args, Field{"a", &Matmul::a}, Field{"b", &Matmul::b},
+                  Field{"bias", &Matmul::bias});
 }
 
 // Gradients of parameters are f32 whatever the operands are.
@@ -90,7 +90,7 @@ TEST(Arguments, MatmulIntoFloat) {
 TEST(Arguments, AbsentViewsHaveNoType) {
   Matmul args{.out = working(6), .a = working(8), .b = working(12), .m = 2, .n = 3, .k = 4};
   args.bias.dtype = DType::u8;
-  expect_one_type(args, Field("a", &Matmul::a), Field("b", &Matmul::b));
+  expect_one_type(args, Field{"a", &Matmul::a}, Field{"b", &Matmul::b});
 }
 
 TEST(Arguments, PatchEmbedForward) {
@@ -108,9 +108,9 @@ TEST(Arguments, PatchEmbedForward) {
             .source_width = 10};
   for (const DType images : {DType::f32, DType::u8}) {
     args.images.dtype = images;
-    expect_one_type(args, Field("patches", &Args::patches));
+    expect_one_type(args, Field{"patches", &Args::patches});
   }
-  const Field images("images", &Args::images);
+  const Field images{"images", &Args::images};
   expect_dtype_refused(args, images, DType::bf16, "images has elements of type BF16");
   expect_dtype_refused(args, images, DType::i32, "images has elements of type I32");
 }
@@ -124,7 +124,7 @@ TEST(Arguments, PatchEmbedBackward) {
                   .height = 8,
                   .width = 8,
                   .patch_size = 4};
-  expect_one_type(args, Field("dimages", &Args::dimages), Field("dpatches", &Args::dpatches));
+  expect_one_type(args, Field{"dimages", &Args::dimages}, Field{"dpatches", &Args::dpatches});
 }
 
 TEST(Arguments, TokensForward) {
@@ -138,8 +138,8 @@ TEST(Arguments, TokensForward) {
                   .hidden = 3,
                   .dropout = {0.5f, 1},
                   .state = nowhere<StepState>()};
-  expect_one_type(args, Field("x", &Args::x), Field("patches", &Args::patches),
-                  Field("class_token", &Args::class_token), Field("position", &Args::position));
+  expect_one_type(args, Field{"x", &Args::x}, Field{"patches", &Args::patches},
+                  Field{"class_token", &Args::class_token}, Field{"position", &Args::position});
 }
 
 TEST(Arguments, TokensBackward) {
@@ -153,16 +153,16 @@ TEST(Arguments, TokensBackward) {
                   .hidden = 3,
                   .dropout = {0.5f, 1},
                   .state = nowhere<StepState>()};
-  expect_one_type(args, Field("dpatches", &Args::dpatches), Field("dx", &Args::dx));
+  expect_one_type(args, Field{"dpatches", &Args::dpatches}, Field{"dx", &Args::dx});
 }
 
 TEST(Arguments, Pool) {
   const PoolForward forward{
       .y = working(2 * 3), .x = working(2 * 5 * 3), .batch = 2, .hidden = 3, .window = {4, 1, 5}};
-  expect_one_type(forward, Field("y", &PoolForward::y), Field("x", &PoolForward::x));
+  expect_one_type(forward, Field{"y", &PoolForward::y}, Field{"x", &PoolForward::x});
   const PoolBackward backward{
       .dx = working(2 * 5 * 3), .dy = working(2 * 3), .batch = 2, .hidden = 3, .window = {4, 1, 5}};
-  expect_one_type(backward, Field("dx", &PoolBackward::dx), Field("dy", &PoolBackward::dy));
+  expect_one_type(backward, Field{"dx", &PoolBackward::dx}, Field{"dy", &PoolBackward::dy});
 }
 
 TEST(Arguments, Residual) {
@@ -175,16 +175,16 @@ TEST(Arguments, Residual) {
                                 .drop_path = {0.25f, 2},
                                 .window = {4, 0, 5},
                                 .state = nowhere<StepState>()};
-  expect_one_type(forward, Field("y", &ResidualForward::y), Field("x", &ResidualForward::x),
-                  Field("branch", &ResidualForward::branch));
+  expect_one_type(forward, Field{"y", &ResidualForward::y}, Field{"x", &ResidualForward::x},
+                  Field{"branch", &ResidualForward::branch});
   const ResidualBackward backward{.dbranch = working(24), .dy = working(24), .rows = 8, .cols = 3};
-  expect_one_type(backward, Field("dbranch", &ResidualBackward::dbranch),
-                  Field("dy", &ResidualBackward::dy));
+  expect_one_type(backward, Field{"dbranch", &ResidualBackward::dbranch},
+                  Field{"dy", &ResidualBackward::dy});
 }
 
 TEST(Arguments, Add) {
   const Add args{.out = working(7), .a = working(7), .b = working(7)};
-  expect_one_type(args, Field("out", &Add::out), Field("a", &Add::a), Field("b", &Add::b));
+  expect_one_type(args, Field{"out", &Add::out}, Field{"a", &Add::a}, Field{"b", &Add::b});
 }
 
 TEST(Arguments, LayerNormForward) {
@@ -203,9 +203,9 @@ TEST(Arguments, LayerNormForward) {
                   .drop_path = {0.25f, 2},
                   .window = {4, 0, 5},
                   .state = nowhere<StepState>()};
-  expect_one_type(args, Field("y", &Args::y), Field("x_out", &Args::x_out), Field("x", &Args::x),
-                  Field("branch", &Args::branch), Field("weight", &Args::weight),
-                  Field("bias", &Args::bias));
+  expect_one_type(args, Field{"y", &Args::y}, Field{"x_out", &Args::x_out}, Field{"x", &Args::x},
+                  Field{"branch", &Args::branch}, Field{"weight", &Args::weight},
+                  Field{"bias", &Args::bias});
 }
 
 TEST(Arguments, LayerNormBackward) {
@@ -223,9 +223,9 @@ TEST(Arguments, LayerNormBackward) {
                   .workspace = floats(12),
                   .rows = 8,
                   .cols = 3};
-  expect_one_type(args, Field("dx", &Args::dx), Field("dbranch", &Args::dbranch),
-                  Field("dy", &Args::dy), Field("dresidual", &Args::dresidual),
-                  Field("x", &Args::x), Field("weight", &Args::weight));
+  expect_one_type(args, Field{"dx", &Args::dx}, Field{"dbranch", &Args::dbranch},
+                  Field{"dy", &Args::dy}, Field{"dresidual", &Args::dresidual},
+                  Field{"x", &Args::x}, Field{"weight", &Args::weight});
 }
 
 TEST(Arguments, ActivationForward) {
@@ -239,8 +239,8 @@ TEST(Arguments, ActivationForward) {
                   .dropout = {0.5f, 1},
                   .window = {4, 0, 5},
                   .state = nowhere<StepState>()};
-  expect_one_type(args, Field("y", &Args::y), Field("saved", &Args::saved), Field("x", &Args::x),
-                  Field("bias", &Args::bias));
+  expect_one_type(args, Field{"y", &Args::y}, Field{"saved", &Args::saved}, Field{"x", &Args::x},
+                  Field{"bias", &Args::bias});
 }
 
 TEST(Arguments, ActivationBackward) {
@@ -252,8 +252,8 @@ TEST(Arguments, ActivationBackward) {
                   .workspace = floats(6),
                   .rows = 8,
                   .cols = 3};
-  expect_one_type(args, Field("dx", &Args::dx), Field("dy", &Args::dy),
-                  Field("saved", &Args::saved));
+  expect_one_type(args, Field{"dx", &Args::dx}, Field{"dy", &Args::dy},
+                  Field{"saved", &Args::saved});
 }
 
 // Views into packed qkv [2, 5, 3, 2, 4] as the graph makes them: v ends where the buffer ends.
@@ -276,8 +276,8 @@ TEST(Arguments, AttentionForward) {
                   .window = {5, 0, 5},
                   .dropout = {0.5f, 1},
                   .state = nowhere<StepState>()};
-  expect_one_type(args, Field("out", &Args::out), Field("q", &Args::q), Field("k", &Args::k),
-                  Field("v", &Args::v));
+  expect_one_type(args, Field{"out", &Args::out}, Field{"q", &Args::q}, Field{"k", &Args::k},
+                  Field{"v", &Args::v});
 }
 
 // One query for each image: q [2, 1, 2, 4] beside packed kv [2, 5, 2, 2, 4].
@@ -299,9 +299,9 @@ TEST(Arguments, AttentionBackward) {
                   .heads = 2,
                   .head_size = 4,
                   .window = {1, 0, 5}};
-  expect_one_type(args, Field("dq", &Args::dq), Field("dk", &Args::dk), Field("dv", &Args::dv),
-                  Field("dout", &Args::dout), Field("out", &Args::out), Field("q", &Args::q),
-                  Field("k", &Args::k), Field("v", &Args::v));
+  expect_one_type(args, Field{"dq", &Args::dq}, Field{"dk", &Args::dk}, Field{"dv", &Args::dv},
+                  Field{"dout", &Args::dout}, Field{"out", &Args::out}, Field{"q", &Args::q},
+                  Field{"k", &Args::k}, Field{"v", &Args::v});
 }
 
 TEST(Arguments, PerHeadLinearForward) {
@@ -314,8 +314,8 @@ TEST(Arguments, PerHeadLinearForward) {
                   .parts = 3,
                   .heads = 2,
                   .head_size = 4};
-  expect_one_type(args, Field("y", &Args::y), Field("x", &Args::x), Field("weight", &Args::weight),
-                  Field("bias", &Args::bias));
+  expect_one_type(args, Field{"y", &Args::y}, Field{"x", &Args::x}, Field{"weight", &Args::weight},
+                  Field{"bias", &Args::bias});
 }
 
 TEST(Arguments, PerHeadLinearBackward) {
@@ -331,8 +331,8 @@ TEST(Arguments, PerHeadLinearBackward) {
                   .parts = 3,
                   .heads = 2,
                   .head_size = 4};
-  expect_one_type(args, Field("dx", &Args::dx), Field("dy", &Args::dy), Field("x", &Args::x),
-                  Field("weight", &Args::weight));
+  expect_one_type(args, Field{"dx", &Args::dx}, Field{"dy", &Args::dy}, Field{"x", &Args::x},
+                  Field{"weight", &Args::weight});
 }
 
 TEST(Arguments, CrossEntropy) {
@@ -347,13 +347,13 @@ TEST(Arguments, CrossEntropy) {
                   .batch = 4,
                   .classes = 5,
                   .state = nowhere<StepState>()};
-  expect_one_type(args, Field("dlogits", &Args::dlogits), Field("logits", &Args::logits));
+  expect_one_type(args, Field{"dlogits", &Args::dlogits}, Field{"logits", &Args::logits});
 }
 
 TEST(Arguments, ColumnSum) {
   const ColumnSum args{
       .out = floats(3), .x = working(24), .workspace = floats(6), .rows = 8, .cols = 3};
-  expect_one_type(args, Field("x", &ColumnSum::x));
+  expect_one_type(args, Field{"x", &ColumnSum::x});
 }
 
 TEST(Arguments, SumParts) {
@@ -380,7 +380,7 @@ TEST(Arguments, AdamW) {
                    .regions = {nowhere<ParameterRegion>(), 2},
                    .optimizer = nowhere<OptimizerState>(),
                    .state = nowhere<StepState>()};
-  expect_one_type(args, Field("working_copy", &AdamW::working_copy));
+  expect_one_type(args, Field{"working_copy", &AdamW::working_copy});
 }
 
 }  // namespace
