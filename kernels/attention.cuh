@@ -2,7 +2,7 @@
 // they need themselves: CudaKernels (attention.cu) has checked the arguments.
 //
 //   short      T ≤ 272, bf16, head sizes and lengths that are instantiated: one block owns an
-//              (image, head), K and V stay in shared memory
+//              (image, head), or some of its queries; K and V stay in shared memory
 //   streaming  any T, bf16, head size a multiple of 8 up to 128: online softmax over key tiles
 //   exact      any T, any head size, any type, probabilities on request: arithmetic in float
 #pragma once

@@ -65,7 +65,7 @@ __device__ __forceinline__ void store_head_rows(bf16* tensor, const HeadRows& pl
       transpose_quad(v, lane);
       const int channel = (n + lane % 4) * 8;
       if (r < rows && channel < head_size) {
-        *reinterpret_cast<uint4*>(to + channel) = make_uint4(v[0], v[1], v[2], v[3]);
+        ptx::store_16(to + channel, make_uint4(v[0], v[1], v[2], v[3]));
       }
     }
   }

@@ -12,7 +12,7 @@
 // dropout; blocks that fit a multiprocessor of sm_90 / sm_80 / sm_86):
 //
 //   tiles of   queries   registers   shared memory   blocks
-//      32        128     166 / 168      30,720 B     3 / 3 / 3
+//      32        128     166 / 232      30,720 B     3 / 3 / 3, with dropout 2
 //      64        128     222 / 255      55,296 B     2 / 2 / 1
 //      96         64     163 / 160      66,560 B     3 / 2 / 1
 //     128         64     182 / 202      87,040 B     2 / 1 / 1
@@ -157,7 +157,8 @@ __device__ __forceinline__ void drop(Scores<kRowTiles>& weights, const ScoreDrop
 }
 
 template <int kHead, bool kDropout>
-__global__ void __launch_bounds__(kStreamThreads, ForwardTiles<kHead>::kBlocks)
+__global__ void __launch_bounds__(kStreamThreads,
+                                  (kDropout && kHead == 32) ? 2 : ForwardTiles<kHead>::kBlocks)
     streaming_forward_kernel(AttentionForward args, int query_tiles) {
   using Tiles = ForwardTiles<kHead>;
   using Rows = typename Tiles::Rows;

@@ -237,7 +237,12 @@ __device__ __forceinline__ void store_rows(bf16* target, int stride, int row, in
       }
       transpose_quad(v, lane);
       if (r < rows) {
-        *reinterpret_cast<uint4*>(to + (n + (lane & 3)) * 8) = make_uint4(v[0], v[1], v[2], v[3]);
+        const uint4 words = make_uint4(v[0], v[1], v[2], v[3]);
+        if constexpr (kColumns <= 64) {
+          ptx::store_global_16(to + (n + (lane & 3)) * 8, words);
+        } else {  // no register is free for its address
+          ptx::store_16(to + (n + (lane & 3)) * 8, words);
+        }
       }
     }
 #pragma unroll

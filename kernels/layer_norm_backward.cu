@@ -296,8 +296,8 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 /// Bytes of shared memory for rows that take a block.
 std::size_t long_row_bytes(std::int64_t cols, const CudaLimits& limits) {
-  constexpr int kSumBytes = 2 * sizeof(float),
-                kOwnBytes = kBlockThreads / kWarpSize * sizeof(float);
+  constexpr int kSumBytes = 2 * sizeof(float);
+  constexpr int kOwnBytes = 128;  // of the static array, as it is aligned
   const std::int64_t most = (limits.shared_memory_per_block - kOwnBytes) / kSumBytes;
   if (cols > most) {
     throw DeviceError(std::string(kOperation) + ": cols is " + std::to_string(cols) +

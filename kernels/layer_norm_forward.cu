@@ -16,9 +16,9 @@
 // To hide 700 ns of latency a multiprocessor needs 23 KB of reads and writes under way (Little).
 // nvcc for sm_90a, bf16, without dropout, no spills:
 //   elements a lane   8    24    32    40     (24: widths 192, 384, 768; 32: 1024; 40: 1280)
-//   registers        32    60    90   122
-//   blocks           16     8     5     4     of 4 warps, on a multiprocessor
-//   KB under way     32    48    40    40     x alone, if all warps wait; a branch doubles it
+//   registers        32    68    90   120
+//   blocks           16     7     5     4     of 4 warps, on a multiprocessor
+//   KB under way     32    42    40    40     x alone, if all warps wait; a branch doubles it
 // The kernel of 24 elements has 864 instructions with both branches of the code, at most 36 for an
 // element of which some 17 run without a branch; at 4.3 TB/s there is time for 28 (without branch)
 // or 56 (with). Expected: 90 % of the copy rate, dropout some 80 %.

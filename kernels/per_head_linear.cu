@@ -189,7 +189,7 @@ template <int kVector>
 __device__ __forceinline__ void add_runs(const PerHeadLinearBackward& args, std::int64_t num_runs,
                                          float (*tile)[kThreads]) {
   const std::int64_t stride = args.dweight.size / args.head_size * (args.head_size + 1);
-  const std::int64_t wanted = args.dweight.size + args.dbias.size;
+  const std::int64_t wanted = args.dweight.size + (args.dbias ? args.dbias.size : 0);
   const Shares shares(wanted / kVector);
   for (std::int64_t first = 0; first < wanted; first += shares.slots * kVector) {
     const std::int64_t i = first + shares.slot * kVector;
@@ -280,7 +280,7 @@ void CudaKernels::per_head_linear_backward(const PerHeadLinearBackward& args) {
                       {.partials = args.workspace.data,
                        .num_partials = num_runs,
                        .stride = stride,
-                       .n = args.dweight.size + args.dbias.size,
+                       .n = args.dweight.size + (args.dbias ? args.dbias.size : 0),
                        .first = args.dweight.data,
                        .second = args.dbias.data,
                        .split = args.dweight.size,

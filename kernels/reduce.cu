@@ -13,9 +13,9 @@
 //
 // Page of account (H200, 4.3 TB/s; expectations: not measured, not run on a GPU). Every element is
 // read once, so memory sets the time: 23 KB in flight on each multiprocessor carry it (700 ns).
-//   column_sum     qkv bias of ViT-B, 50,432 x 2,304 bf16: 232 MB, 54 us. 41 registers: 5 blocks,
-//                  up to 80 KB in flight on a multiprocessor. Expected: 90 % of the copy rate where
-//                  slices times runs fill the chip (660 blocks), and a small second launch.
+//   column_sum     qkv bias of ViT-B, 50,432 x 2,304 bf16: 232 MB, 54 us. 32 registers: 8 blocks,
+//                  up to 128 KB in flight on a multiprocessor. Expected: 90 % of the copy rate
+//                  where slices times runs fill the chip (660 blocks), and a small second launch.
 //   sum_parts      32 registers. num_parts reads and one write; no block waits for another.
 //   gradient_norm  ViT-B, 86.6 M gradients: 346 MB, 81 us. 32 registers: 1024 blocks fit at once,
 //                  8 on a multiprocessor. Every square is added in double, which cannot overflow: a

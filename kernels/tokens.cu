@@ -15,7 +15,7 @@
 // Page of account (H200: 132 multiprocessors, 4.3 TB/s copy rate; expectations: not measured, not
 // run on a GPU). ViT-B, batch 256, bf16: [50432, 768], 77 MB a tensor; memory-bound.
 //   forward 2 tensors and the positions from L2, 36 µs; backward the same without them
-// nvcc for sm_90, bf16: forward 28 registers, 8 blocks of 8 warps a multiprocessor; backward 44 (54
+// nvcc for sm_90, bf16: forward 26 registers, 8 blocks of 8 warps a multiprocessor; backward 44 (54
 // with dropout), 5 blocks (4), of which [197, 768] has 591: less than one round, 4.5 a
 // multiprocessor, each thread one access of 16 bytes under way: 18 KB where 23 KB hide 700 ns
 // (Little). Expected: forward 90 % of the copy rate, backward 60 to 75 %.
@@ -294,6 +294,7 @@ void CudaKernels::pool_backward(const PoolBackward& args) {
   constexpr const char* kOperation = "pool_backward";
   check_arguments(args);
   const std::int64_t tokens = args.accumulate ? args.window.tokens : args.window.total;
+  blocks_of(kOperation, args.window.total * args.hidden, kThreads);  // counted in 32 bits
   for_float_type(kOperation, args.dx.dtype, [&]<typename T>() {
     for_bool(vectorizable<T>(args.hidden, args.dx.data, args.dy.data), [&](auto is_wide) {
       for_bool(args.accumulate, [&](auto accumulate) {

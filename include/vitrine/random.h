@@ -50,7 +50,7 @@ VITRINE_HOST_DEVICE constexpr PhiloxWords random_words(std::uint64_t seed, std::
 
 /// An element survives dropout with probability p when its word is at least this.
 VITRINE_HOST_DEVICE constexpr std::uint32_t drop_threshold(float p) {
-  return static_cast<std::uint32_t>(static_cast<double>(p) * 4294967296.0);
+  return static_cast<std::uint32_t>(p * 4294967296.0f);  // exact: p < 1
 }
 
 /// Whether element `element` is kept: word (element mod 4) ≥ p·2³².

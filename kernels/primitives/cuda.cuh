@@ -10,8 +10,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-/// SHARED_ARRAY(float, tile, [8][33]); declares an array in shared memory.
-#define SHARED_ARRAY(type, name, ...) __shared__ type name __VA_ARGS__
+/// SHARED_ARRAY(float, tile, [8][33]); declares an array in shared memory, aligned to 16 bytes.
+#define SHARED_ARRAY(type, name, ...) __shared__ __align__(16) type name __VA_ARGS__
 /// DYNAMIC_SHARED(float, name); is the launch's dynamic shared memory, aligned to 128 bytes.
 #define DYNAMIC_SHARED(type, name)                                       \
   extern __shared__ __align__(128) unsigned char vitrine_dynamic_smem[]; \
@@ -59,13 +59,14 @@ inline void check_cuda(const char* operation, cudaError_t status) {
                     cudaGetErrorString(status));
 }
 
-/// Launches `kernel` and throws DeviceError naming the operation if CUDA refuses. Dynamic shared
-/// memory beyond 48 KB is asked for.
+/// Dynamic shared memory beyond this is asked for. CUDA grants 48 KB with the static arrays.
+constexpr std::size_t kSharedWithoutAsking = 40 * 1024;
+
+/// Launches `kernel` and throws DeviceError naming the operation if CUDA refuses.
 template <typename... Parameters, typename... Arguments>
 void launch(const char* operation, cudaStream_t stream, dim3 grid, dim3 block,
             std::size_t shared_bytes, void (*kernel)(Parameters...), Arguments&&... arguments) {
 #ifdef __CUDACC__
-  constexpr std::size_t kSharedWithoutAsking = 48 * 1024;
   if (shared_bytes > kSharedWithoutAsking) {
     check_cuda(operation, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                static_cast<int>(shared_bytes)));

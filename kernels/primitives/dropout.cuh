@@ -11,7 +11,7 @@
 
 namespace vitrine::cuda {
 
-/// One random operation of this step. Made once a thread: reads the step state.
+/// One random operation of this step. Reads the step state: made before loops, not inside.
 struct DropoutDraw {
   std::uint64_t seed = 0;
   std::uint32_t step = 0, operation = 0, threshold = 0;
@@ -46,8 +46,8 @@ struct DropoutDraw {
 /// [samples, window.tokens, cols].
 __device__ __forceinline__ std::uint64_t unpruned_element(std::int64_t row, std::int64_t cols,
                                                           const TokenWindow& window,
-                                                          const StepState* state) {
-  const std::int64_t sample = state->first_row + row / window.tokens;
+                                                          std::int64_t first_row) {
+  const std::int64_t sample = first_row + row / window.tokens;
   const std::int64_t token = window.first + row % window.tokens;
   return static_cast<std::uint64_t>((sample * window.total + token) * cols);
 }
@@ -65,7 +65,7 @@ class Branch {
         has_drop_path_(args.drop_path.probability > 0.0f),
         cols_(args.cols),
         window_(args.window),
-        state_(args.state) {}
+        state_(args.state) {}  // an argument of the kernel, so it takes no register
 
   /// The factors of elements [col, col + kCount) of row `row`; kCount is 1 or a multiple of 4, and
   /// then so are col and cols.
@@ -82,7 +82,7 @@ class Branch {
       return;
     }
     const std::uint64_t first =
-        unpruned_element(row, cols_, window_, state_) + static_cast<std::uint64_t>(col);
+        unpruned_element(row, cols_, window_, state_->first_row) + static_cast<std::uint64_t>(col);
     if constexpr (kCount == 1) {
       out[0] = sample * dropout_.element(first);
     } else {

@@ -16,9 +16,8 @@ __device__ __forceinline__ bool last_block(ScratchMemory* scratch) {
   __syncthreads();
   if (threadIdx.x == 0) {  // its fences carry what the block wrote before the barrier
     __threadfence();
-    const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-    is_last[0] = atomicAdd(&scratch->blocks_done, 1u) == blocks - 1;
-    if (is_last[0]) scratch->blocks_done = 0;
+    const unsigned last = gridDim.x * gridDim.y * gridDim.z - 1;
+    is_last[0] = atomicInc(&scratch->blocks_done, last) == last;  // 0 follows `last`
     __threadfence();
   }
   __syncthreads();

@@ -72,11 +72,15 @@ __device__ __forceinline__ void cp_async_wait() {
   VITRINE_PTX_SM80("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
-/// 16 bytes of global memory in one access; both addresses are aligned. An assignment in C++ may
-/// become four stores, or eight, where the compiler reorders across branches.
-__device__ __forceinline__ uint4 load_global_16(const void* source) {
+/// 16 bytes in one access, of global or of shared memory; the address is aligned.
+__device__ __forceinline__ uint4 load_16(const void* source) {
   return *static_cast<const uint4*>(source);
 }
+__device__ __forceinline__ void store_16(void* target, const uint4& words) {
+  *static_cast<uint4*>(target) = words;
+}
+/// For global memory only. Where a kernel branches much, the compiler may make of store_16 four
+/// stores, or eight; this stays one. No access to memory moves across it.
 __device__ __forceinline__ void store_global_16(void* target, const uint4& words) {
   asm volatile("st.global.v4.b32 [%0],{%1,%2,%3,%4};\n" ::"l"(target), "r"(words.x), "r"(words.y),
                "r"(words.z), "r"(words.w)
@@ -107,17 +111,12 @@ __device__ __forceinline__ float log2_approx(float x) {
   return y;
 }
 
-/// blockIdx and threadIdx read anew: addresses made of them after a long loop do not occupy
+/// blockIdx.x and threadIdx.x read anew: addresses made of them after a long loop do not occupy
 /// registers inside it.
 __device__ __forceinline__ unsigned block_x() {
   unsigned x;
   asm volatile("mov.u32 %0,%%ctaid.x;" : "=r"(x));
   return x;
-}
-__device__ __forceinline__ unsigned block_y() {
-  unsigned y;
-  asm volatile("mov.u32 %0,%%ctaid.y;" : "=r"(y));
-  return y;
 }
 __device__ __forceinline__ unsigned thread_x() {
   unsigned x;

@@ -71,11 +71,15 @@ struct Held {
   }
 
   __device__ __forceinline__ void load(const T* source) {
-    const uint4 words = ptx::load_global_16(source);
+    const uint4 words = ptx::load_16(source);
     word[0] = words.x, word[1] = words.y, word[2] = words.z, word[3] = words.w;
   }
+  __device__ __forceinline__ uint4 words() const {
+    return make_uint4(word[0], word[1], word[2], word[3]);
+  }
+  /// To global memory.
   __device__ __forceinline__ void store(T* target) const {
-    ptx::store_global_16(target, make_uint4(word[0], word[1], word[2], word[3]));
+    ptx::store_global_16(target, words());
   }
   __device__ __forceinline__ float operator[](int i) const {
     const unsigned bits = word[i / kPerWord];
@@ -157,7 +161,7 @@ __device__ __forceinline__ void store(T* target, const float (&values)[kCount]) 
       float part[kWide];
 #pragma unroll
       for (int i = 0; i < kWide; ++i) part[i] = values[piece + i];
-      Held<T, kWide>(part).store(target + piece);
+      ptx::store_16(target + piece, Held<T, kWide>(part).words());
     }
   } else {
     Packed<T, kCount> packed;

@@ -19,19 +19,25 @@ class AtomicAccess {
 /// What this block did before is visible to whoever sees a later atomic access of this block.
 void fence();
 
-/// Adds to *target; returns what was there before.
-template <typename T>
-T atomic_add(T* target, T value) {
+/// *target = change(*target); returns what was there before.
+template <typename T, typename Change>
+T atomic_change(T* target, const Change& change) {
   using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
   static_assert(sizeof(T) == sizeof(Bits));
   Bits* bits = reinterpret_cast<Bits*>(target);
   const AtomicAccess access;
   Bits before = __atomic_load_n(bits, __ATOMIC_RELAXED);
   while (!__atomic_compare_exchange_n(
-      bits, &before, std::bit_cast<Bits>(static_cast<T>(std::bit_cast<T>(before) + value)), false,
+      bits, &before, std::bit_cast<Bits>(static_cast<T>(change(std::bit_cast<T>(before)))), false,
       __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return std::bit_cast<T>(before);
+}
+
+/// Adds to *target; returns what was there before.
+template <typename T>
+T atomic_add(T* target, T value) {
+  return atomic_change(target, [value](T before) { return before + value; });
 }
 
 }  // namespace simt
@@ -50,6 +56,12 @@ inline float atomicAdd(float* target, float value) {
 }
 inline double atomicAdd(double* target, double value) {
   return simt::atomic_add(target, value);
+}
+
+/// Counts up to `last` and then from 0 again.
+inline unsigned atomicInc(unsigned* target, unsigned last) {
+  return simt::atomic_change(target,
+                             [last](unsigned before) { return before >= last ? 0 : before + 1; });
 }
 
 inline void __threadfence() {

@@ -15,6 +15,8 @@ namespace simt {
 /// without asking.
 constexpr std::size_t kSharedBytesPerBlock = 227 * 1024;
 constexpr std::size_t kStaticSharedBytesPerBlock = 48 * 1024;
+/// Dynamic shared memory beyond which launch() of primitives/cuda.cuh asks.
+constexpr std::size_t kSharedAskedBeyond = 40 * 1024;
 
 struct Launch {
   const char* operation;

@@ -16,7 +16,8 @@ constexpr std::size_t kCopyBytes = AsyncCopy::kWords * sizeof(std::uint32_t);
 void* shared_array(const void* key, std::size_t bytes, CallSite site) {
   Multiprocessor& self = Multiprocessor::current();
   void* array = self.arena().array(key, bytes);
-  if (array == nullptr) {
+  const bool asked = self.arena().dynamic_bytes() > kSharedAskedBeyond;
+  if (array == nullptr || (!asked && self.arena().bytes_in_use() > kStaticSharedBytesPerBlock)) {
     self.fail(site,
               "out of shared memory: %zu bytes with this array, %zu of them dynamic; a block may "
               "have %zu, and %zu of static arrays",

@@ -76,6 +76,12 @@ void report_misaligned(const void* address, CallSite site) {
   Multiprocessor::current().fail(site, "access of 16 bytes at %p: not aligned", address);
 }
 
+void check_global(const void* address, CallSite site) {
+  Multiprocessor& self = Multiprocessor::current();
+  if (!self.arena().contains(address, 1)) return;
+  self.fail(site, "st.global at %p: the target is in shared memory", address);
+}
+
 void meet_ldmatrix(const Collective& collective, LdmatrixArguments& arguments, CallSite site) {
   Multiprocessor& self = Multiprocessor::current();
   if (reinterpret_cast<std::uintptr_t>(arguments.row) % kRowBytes != 0) {

@@ -34,6 +34,8 @@ void meet_ldmatrix(const Collective& collective, LdmatrixArguments& arguments, C
 
 /// Ends the kernel: an address is no multiple of 16.
 [[noreturn]] void report_misaligned(const void* address, CallSite site);
+/// Ends the kernel if the address is in shared memory.
+void check_global(const void* address, CallSite site);
 
 inline void check_alignment_16(const void* address, CallSite site) {
   if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) report_misaligned(address, site);
@@ -91,13 +93,19 @@ void cp_async_wait() {
   simt::wait_for_async_groups(kPending);
 }
 
-inline uint4 load_global_16(const void* source, simt::CallSite site = simt::CallSite::here()) {
+inline uint4 load_16(const void* source, simt::CallSite site = simt::CallSite::here()) {
   simt::check_alignment_16(source, site);
   return *static_cast<const uint4*>(source);
+}
+inline void store_16(void* target, const uint4& words,
+                     simt::CallSite site = simt::CallSite::here()) {
+  simt::check_alignment_16(target, site);
+  *static_cast<uint4*>(target) = words;
 }
 inline void store_global_16(void* target, const uint4& words,
                             simt::CallSite site = simt::CallSite::here()) {
   simt::check_alignment_16(target, site);
+  simt::check_global(target, site);
   *static_cast<uint4*>(target) = words;
 }
 inline void forget(unsigned&) {}
@@ -114,9 +122,6 @@ inline float log2_approx(float x) {
 
 inline unsigned block_x() {
   return simt::this_block->index.x;
-}
-inline unsigned block_y() {
-  return simt::this_block->index.y;
 }
 inline unsigned thread_x() {
   return simt::this_thread->index.x;

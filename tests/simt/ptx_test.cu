@@ -291,8 +291,13 @@ TEST_F(Ptx, Reciprocal) {
 
 // One access of 16 bytes each way: element 4 · thread + i comes out as it went in, in turned order.
 __global__ void wide_kernel(unsigned* out, const unsigned* in) {
-  const uint4 words = ptx::load_global_16(in + 4 * threadIdx.x);
-  ptx::store_global_16(out + 4 * threadIdx.x, make_uint4(words.w, words.z, words.y, words.x));
+  const uint4 words = ptx::load_16(in + 4 * threadIdx.x);
+  const uint4 turned = make_uint4(words.w, words.z, words.y, words.x);
+  if (threadIdx.x == 0) {
+    ptx::store_16(out, turned);
+  } else {
+    ptx::store_global_16(out + 4 * threadIdx.x, turned);
+  }
 }
 
 TEST_F(Ptx, WideAccesses) {
@@ -304,9 +309,9 @@ TEST_F(Ptx, WideAccesses) {
 }
 
 __global__ void position_kernel(unsigned* out) {
-  const unsigned block = gridDim.x * ptx::block_y() + ptx::block_x();
+  const unsigned block = gridDim.x * blockIdx.y + ptx::block_x();
   out[blockDim.x * block + ptx::thread_x()] =
-      100 * ptx::block_y() + 10 * ptx::block_x() + ptx::thread_x();
+      100 * blockIdx.y + 10 * ptx::block_x() + ptx::thread_x();
 }
 
 TEST_F(Ptx, Positions) {

@@ -167,9 +167,14 @@ TEST(Report, LdmatrixAddresses) {
 
 __global__ void moves_misaligned() {
   DYNAMIC_SHARED(float, memory);
-  ptx::store_global_16(memory + threadIdx.x, ptx::load_global_16(memory));
+  ptx::store_16(memory + threadIdx.x, ptx::load_16(memory));
+}
+__global__ void stores_elsewhere() {
+  DYNAMIC_SHARED(float, memory);
+  ptx::store_global_16(memory, make_uint4(1, 2, 3, 4));
 }
 TEST(Report, WideAddresses) {
+  expect_report(&stores_elsewhere, "reports_test.cpp:", "st.global at ", "is in shared memory");
   expect_report(&moves_misaligned, "reports_test.cpp:", "access of 16 bytes at ", "not aligned");
 }
 
@@ -179,7 +184,7 @@ __global__ void too_much_static() {
   a[0] = b[0] = 0.0f;
 }
 TEST(Report, OutOfSharedMemory) {
-  expect_report(&too_much_static, "reports_test.cpp:", "out of shared memory: 50180 bytes");
+  expect_report(&too_much_static, "reports_test.cpp:", "out of shared memory: 50176 bytes");
 }
 
 __global__ void ends_deep(char* out, int depth) {
