@@ -20,14 +20,24 @@ for package in "${packages[@]}"; do
   status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2> /dev/null || true)
   [[ "$status" == installed ]] || missing+=("$package")
 done
-[[ ${#missing[@]} -gt 0 ]] || exit 0
-
-echo "Installing ${missing[*]}"
 root=()
 if [[ $(id -u) -ne 0 ]]; then
-  command -v sudo > /dev/null || { echo "Please install as root: ${missing[*]}" >&2; exit 1; }
   root=(sudo)
 fi
 export DEBIAN_FRONTEND=noninteractive
-"${root[@]}" apt-get update -qq
-"${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+install() {
+  echo "Installing $*"
+  if [[ ${#root[@]} -gt 0 ]] && ! command -v sudo > /dev/null; then
+    echo "Please install as root: $*" >&2
+    exit 1
+  fi
+  "${root[@]}" apt-get update -qq
+  "${root[@]}" apt-get install -y -qq --no-install-recommends "$@" > /dev/null
+}
+[[ ${#missing[@]} -eq 0 ]] || install "${missing[@]}"
+
+# Debian keeps the run-time libraries of clang's sanitizers in a package of their own.
+if [[ "${1:-}" == "--tests" ]] &&
+  ! clang++ -fsanitize=thread -x c++ - -o /dev/null <<< 'int main() {}' 2> /dev/null; then
+  install "libclang-rt-$(clang++ -dumpversion | cut -d. -f1)-dev"
+fi
