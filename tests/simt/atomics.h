@@ -67,6 +67,3 @@ inline unsigned atomicInc(unsigned* target, unsigned last) {
 inline void __threadfence() {
   simt::fence();
 }
-inline void __threadfence_block() {
-  simt::fence();
-}
