@@ -54,8 +54,14 @@ class StepRunner {
                        batch, device_->traits())),
         executor_(*device_, plan_),
         optimizer_(*device_, plan_, optimizer_config(config_.recipe)),
-        inputs_(*device_, data_.images.data(), data_.images.size(),
-                plan_.chunking().rows * plan_.chunking().count) {
+        images_(*device_, data_, batch, /*resident=*/true),
+        program_(device_->program("step", [this] {
+          executor_.run({.weights = optimizer_.weights(),
+                         .inputs = {images_.data()},
+                         .valid_rows = plan_.chunking().batch});
+          executor_.sum_gradients();
+          optimizer_.update(executor_.gradients(), executor_.state());
+        })) {
     optimizer_.upload_weights(initial_weights(config_.model, plan_, 1));
   }
 
@@ -68,16 +74,12 @@ class StepRunner {
       rows.push_back(random_view(data_, image, transform_, 1, step_, i));
       labels.push_back(data_.labels[static_cast<std::size_t>(image)]);
     }
-    inputs_.set(rows, labels);
+    set_rows(executor_, rows, labels);
     executor_.set_state({.seed = 1,
                          .step = static_cast<std::uint32_t>(step_),
                          .learning_rate = 1e-3f,
                          .loss_scale = 1.0f / static_cast<float>(batch)});
-    executor_.run({.weights = optimizer_.weights(),
-                   .inputs = inputs_.bind(plan_),
-                   .valid_rows = inputs_.valid_rows()});
-    executor_.sum_gradients();
-    optimizer_.update(executor_.gradients(), executor_.state());
+    program_->run();
     ++step_;
   }
 
@@ -107,7 +109,8 @@ class StepRunner {
   Plan plan_;
   Executor executor_;
   Optimizer optimizer_;
-  BatchInputs inputs_;
+  DeviceImages images_;
+  std::unique_ptr<Program> program_;
   std::int64_t step_ = 0;
 };
 

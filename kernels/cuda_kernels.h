@@ -27,27 +27,59 @@ struct ScratchMemory {
   unsigned blocks_done;
 };
 
-/// Matrix products: cuBLASLt on a GPU, another library where kernels are executed on the CPU.
+/// out[i] = op(a[i]) · op(b[i]) (+ bias[i]) (+ out[i] when accumulate) for i in [0, batch),
+/// row-major. A leading dimension is the distance of two rows, a stride that of two matrices, in
+/// elements.
+struct BatchedMatmul {
+  void* out = nullptr;         ///< out  [m, n]  out_dtype
+  const void* a = nullptr;     ///< in   [m, k], or [k, m] when transpose_a  dtype
+  const void* b = nullptr;     ///< in   [k, n], or [n, k] when transpose_b  dtype
+  const void* bias = nullptr;  ///< in   [n]  dtype, optional
+  DType dtype = DType::f32, out_dtype = DType::f32;
+  std::int64_t m = 0, n = 0, k = 0, batch = 1;
+  std::int64_t out_leading = 0, a_leading = 0, b_leading = 0;
+  std::int64_t out_stride = 0, a_stride = 0, b_stride = 0, bias_stride = 0;
+  bool transpose_a = false, transpose_b = false;
+  bool accumulate = false;
+  bool tf32 = false;
+};
+
+/// Matrix products: cuBLASLt on a GPU, a stand-in of it where kernels are executed on the CPU.
 class MatmulLibrary {
  public:
   virtual ~MatmulLibrary() = default;
-  /// The arguments are checked.
-  virtual void run(const Matmul& args, cudaStream_t stream) = 0;
+  /// The arguments are checked. Submits to `stream`.
+  virtual void run(const BatchedMatmul& args, cudaStream_t stream) = 0;
+};
+
+/// Convolutions: cuDNN on a GPU, a stand-in of it where kernels are executed on the CPU.
+class ConvolutionLibrary {
+ public:
+  virtual ~ConvolutionLibrary() = default;
+  /// The arguments are checked. Submits to `stream`.
+  virtual void forward(const PatchConvolutionForward& args, cudaStream_t stream) = 0;
+  virtual void backward(const PatchConvolutionBackward& args, cudaStream_t stream) = 0;
 };
 
 /// Launches on one stream. Argument views are device memory; launchers read none of it.
 /// Throws DeviceError for arguments that contradict each other and for launches CUDA refuses.
 class CudaKernels final : public Kernels {
  public:
-  /// `scratch` is zero-filled device memory that nobody else uses. `matmul` may be null where no
-  /// product is asked for.
+  /// `scratch` is zero-filled device memory that nobody else uses. The libraries may be null where
+  /// nobody asks for them.
   CudaKernels(cudaStream_t stream, const CudaLimits& limits, ScratchMemory* scratch,
-              MatmulLibrary* matmul = nullptr)
-      : stream_(stream), limits_(limits), scratch_(scratch), matmul_(matmul) {}
+              MatmulLibrary* matmul = nullptr, ConvolutionLibrary* convolution = nullptr)
+      : stream_(stream),
+        limits_(limits),
+        scratch_(scratch),
+        matmul_(matmul),
+        convolution_(convolution) {}
 
   void matmul(const Matmul& args) override;
   void patch_embed_forward(const PatchEmbedForward& args) override;
   void patch_embed_backward(const PatchEmbedBackward& args) override;
+  void patch_convolution_forward(const PatchConvolutionForward& args) override;
+  void patch_convolution_backward(const PatchConvolutionBackward& args) override;
   void tokens_forward(const TokensForward& args) override;
   void tokens_backward(const TokensBackward& args) override;
   void pool_forward(const PoolForward& args) override;
@@ -74,6 +106,7 @@ class CudaKernels final : public Kernels {
   CudaLimits limits_;
   ScratchMemory* scratch_;
   MatmulLibrary* matmul_;
+  ConvolutionLibrary* convolution_;
 };
 
 }  // namespace vitrine::cuda

@@ -7,7 +7,23 @@ namespace vitrine::cuda {
 void CudaKernels::matmul(const Matmul& args) {
   check_arguments(args);
   if (matmul_ == nullptr) throw DeviceError("matmul: no library, expected one");
-  matmul_->run(args, stream_);
+  matmul_->run({.out = args.out.data,
+                .a = args.a.data,
+                .b = args.b.data,
+                .bias = args.bias.data,
+                .dtype = args.a.dtype,
+                .out_dtype = args.out.dtype,
+                .m = args.m,
+                .n = args.n,
+                .k = args.k,
+                .out_leading = args.n,
+                .a_leading = args.transpose_a ? args.m : args.k,
+                .b_leading = args.transpose_b ? args.k : args.n,
+                .transpose_a = args.transpose_a,
+                .transpose_b = args.transpose_b,
+                .accumulate = args.accumulate,
+                .tf32 = args.tf32},
+               stream_);
 }
 
 }  // namespace vitrine::cuda

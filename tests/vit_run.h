@@ -11,6 +11,7 @@
 #include "reference_check.h"
 #include "vitrine/device.h"
 #include "vitrine/executor.h"
+#include "vitrine/optimizer.h"
 #include "vitrine/plan.h"
 #include "vitrine/vit.h"
 
@@ -96,19 +97,16 @@ class VitRun {
 
   void run(const std::vector<float>& weights, const Batch& batch, const StepState& state,
            std::int64_t valid_rows, bool accumulate = false) {
+    std::ranges::copy(batch.rows, executor_.row_input<BatchRow>("rows").begin());
+    std::ranges::copy(batch.labels, executor_.row_input<std::int32_t>("labels").begin());
     executor_.set_state(state);
-    const Buffer weights_there = shared(weights);
-    const Buffer images = shared(batch.images), rows = shared(batch.rows);
-    const Buffer labels = shared(batch.labels);
-    RunArgs args{
-        .weights = weights_there.as<float>(), .valid_rows = valid_rows, .accumulate = accumulate};
-    for (ValueId id : plan_.inputs()) {
-      const std::string& name = plan_.graph().value(id).name;
-      args.inputs.push_back(name == "images" ? images.data()
-                            : name == "rows" ? rows.data()
-                                             : labels.data());
-    }
-    executor_.run(args);
+    const Buffer weights_there = share_weights(device_, plan_, weights);
+    const Buffer images =
+        device_.share(batch.images.data(), batch.images.size() * sizeof(float), "images");
+    executor_.run({.weights = weights_there.data(),
+                   .inputs = {images.data()},
+                   .valid_rows = valid_rows,
+                   .accumulate = accumulate});
     device_.synchronize();
   }
 
@@ -134,11 +132,6 @@ class VitRun {
     options.stored_images = stored_images;
     Graph graph = build_vit(config, options);
     return graph;
-  }
-
-  template <typename T>
-  Buffer shared(const std::vector<T>& values) {
-    return device_.share(values.data(), values.size() * sizeof(T), "test data");
   }
 
   Device& device_;

@@ -15,6 +15,8 @@ namespace vitrine {
 void check_arguments(const Matmul& args);
 void check_arguments(const PatchEmbedForward& args);
 void check_arguments(const PatchEmbedBackward& args);
+void check_arguments(const PatchConvolutionForward& args);
+void check_arguments(const PatchConvolutionBackward& args);
 void check_arguments(const TokensForward& args);
 void check_arguments(const TokensBackward& args);
 void check_arguments(const PoolForward& args);

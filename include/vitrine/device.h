@@ -1,4 +1,7 @@
-// A device: memory, the catalogue, and how independent pieces of a step run on it.
+// A device: memory, the catalogue, and how the pieces of a step reach it.
+//
+// Work is submitted in order and may run later: a device that works beside the host returns at once
+// and the host waits only in `synchronize`, `download`, `to_host` and Readback::wait.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +18,24 @@ namespace vitrine {
 /// tested for a device that is absent.
 struct DeviceTraits {
   std::string name = "cpu";
-  std::int64_t memory = 0;   ///< bytes that may be allocated
-  std::int64_t runtime = 0;  ///< bytes that libraries and context take, whatever runs
-  bool chunks = true;        ///< gains from running a batch in cache-sized chunks
+  std::string description;        ///< "2 threads", "NVIDIA H200, 132 multiprocessors"
+  std::int64_t memory = 0;        ///< bytes that may be allocated
+  std::int64_t runtime = 0;       ///< bytes that libraries and context take, whatever runs
+  std::int64_t held_by_others = 0;  ///< bytes that other processes hold, where they are many
+  bool chunks = true;             ///< gains from running a batch in cache-sized chunks
+  bool reads_host_memory = true;  ///< stored images stay where they are
+  bool asynchronous = false;      ///< host clocks do not see when an operation runs
+  bool bf16 = false;              ///< has kernels for Precision::bf16
   bool fuse_residual_norm = true;
   bool prune_last_block = true;
   int max_partials = 1;    ///< pieces of a column reduction that run side by side
   int max_row_blocks = 1;  ///< pieces of a matmul that run side by side
+  std::string tuning;      ///< hash of the tuning file in use: bits are promised for the same one
 };
+
+/// The traits of a CUDA device with `memory` bytes; whatever it is, the same work is cut the same
+/// way, so bits do not depend on the number of multiprocessors where libraries agree.
+DeviceTraits cuda_traits(std::int64_t memory);
 
 /// Memory on a device, freed with the object. Zero-filled, aligned to 256 bytes.
 class Buffer {
@@ -43,6 +56,41 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
+/// A piece of work that is the same at every step.
+class Program {
+ public:
+  virtual ~Program() = default;
+  /// Submits it. A device that records does so at the second run, when everything is loaded, and
+  /// replays from then on.
+  virtual void run() = 0;
+};
+
+/// A copy of device memory on its way to the host.
+class Readback {
+ public:
+  virtual ~Readback() = default;
+  virtual bool ready() = 0;
+  /// Waits for the copy; the memory lives as long as the object.
+  virtual const void* wait() = 0;
+};
+
+/// How many batches a TransferRing holds: one being filled, one under way, one being read.
+inline constexpr int kTransferSlots = 3;
+
+/// Device memory in slots that the host fills one after another while earlier ones are being read.
+class TransferRing {
+ public:
+  virtual ~TransferRing() = default;
+  /// All slots, one behind the other.
+  virtual const void* device_data() const = 0;
+  /// Host memory for the next slot; waits while work that reads the slot is under way.
+  virtual void* fill() = 0;
+  /// Starts the copy of what was filled; work submitted from now on sees it. The slot's number.
+  virtual int send() = 0;
+  /// All work that reads the slots sent so far has been submitted.
+  virtual void release() = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -58,29 +106,66 @@ class Device {
   /// A buffer's contents for the host: the same memory where the host can read it, else a copy.
   /// `buffer` must outlive it.
   virtual Buffer to_host(const Buffer& buffer) = 0;
-  /// Copies are ordered with the work submitted before and after them.
+  /// Copies are ordered with the work submitted before and after them. `host` may change as soon as
+  /// `upload` returns.
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const void* device, std::size_t bytes) = 0;
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void fill_zero(void* device, std::size_t bytes) = 0;
+  /// A copy as of now, in the order of submission, for later.
+  virtual std::unique_ptr<Readback> read_back(const void* device, std::size_t bytes) = 0;
+  virtual std::unique_ptr<TransferRing> make_ring(std::size_t slot_bytes,
+                                                  const std::string& what) = 0;
 
   /// How many pieces `for_each` runs at a time, each with its own worker number.
   virtual int workers() const = 0;
   /// Calls body(worker, i) once for each i in [0, n). Results must not depend on the worker.
   virtual void for_each(std::int64_t n, const std::function<void(int, std::int64_t)>& body) = 0;
 
-  /// Runs a piece of work that is the same at every step. A device that can record work runs
-  /// `work` to record it and replays it from then on; the CPU device just calls it.
-  virtual void submit(std::uint64_t program, const std::function<void()>& work) = 0;
+  /// `work` submits operations, copies and fills, always the same ones on the same memory.
+  virtual std::unique_ptr<Program> program(const std::string& name, std::function<void()> work) = 0;
   /// Waits until everything submitted is done; errors of submitted work surface here.
   virtual void synchronize() = 0;
+
+  /// Named ranges on a profiler's timeline, around what is submitted between the two calls; nobody
+  /// looks at them unless `traces`.
+  virtual bool traces() const { return false; }
+  virtual void begin_range(const std::string& /*name*/) {}
+  virtual void end_range() {}
+  /// After each operation of a plan: a device told to check waits, and throws DeviceError when the
+  /// operation failed.
+  virtual void operation_done() {}
 };
 
-/// The CPU device. `threads` = 0: one per processor of the affinity mask.
-std::unique_ptr<Device> make_cpu_device(int threads = 0);
+/// A range that ends with the scope.
+class Range {
+ public:
+  Range(Device& device, const std::string& name) : device_(device) { device.begin_range(name); }
+  ~Range() { device_.end_range(); }
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
 
-/// By name: "cpu", "cuda", "cuda:1", or "auto" (CUDA where there is one, else the CPU).
-/// Throws BadInput for an unknown name, DeviceError for a device this build or machine lacks.
-std::unique_ptr<Device> make_device(const std::string& name, int threads = 0);
+ private:
+  Device& device_;
+};
+
+struct DeviceOptions {
+  std::string name = "auto";      ///< "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one
+  int threads = 0;                ///< of the CPU device; 0: one per processor of the affinity mask
+  bool cuda_graph = true;         ///< record steps and replay them; false: launch by launch
+  bool check_operations = false;  ///< launch by launch, wait after each operation, name the faulty
+  std::string tune;               ///< file of matmul algorithms: read, completed by measuring
+};
+
+std::unique_ptr<Device> make_cpu_device(int threads = 0);
+/// Throws DeviceError in one line: no device, driver too old, compute capability too low, no such
+/// number, or a build without CUDA.
+std::unique_ptr<Device> make_cuda_device(const DeviceOptions& options);
+
+bool built_with_cuda();
+
+/// By name. Throws BadInput for an unknown name. "auto" falls to the CPU, and in a build with
+/// CUDA writes to `notice` why.
+std::unique_ptr<Device> make_device(const DeviceOptions& options, std::string* notice = nullptr);
 
 }  // namespace vitrine

@@ -30,6 +30,12 @@ class DeviceError : public Error {
   using Error::Error;
 };
 
+/// Work submitted earlier failed and took the device with it: this process cannot use it any more.
+class DeviceFault : public DeviceError {
+ public:
+  using DeviceError::DeviceError;
+};
+
 /// More memory was asked for than there is. The program exits with 1.
 class OutOfMemory : public Error {
  public:

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace vitrine {
 
 /// What a run reads and writes besides the executor's own memory. All pointers are the device's.
 struct RunArgs {
-  const float* weights = nullptr;
+  const void* weights = nullptr;    ///< the flat buffer in the graph's working type
   std::vector<const void*> inputs;  ///< in the order of Plan::inputs
   std::int64_t valid_rows = 0;  ///< rows from here on are empty; chunks of empty rows are skipped
   bool accumulate = false;      ///< add to the gradients of the run before
@@ -25,38 +26,52 @@ class Executor {
   /// Allocates arenas, gradients and outputs. The plan is kept by reference.
   Executor(Device& device, const Plan& plan);
 
-  /// Numbers of the coming run; `state.first_row` is the batch's, chunks follow from it.
+  /// A row input of the whole batch, to be filled by the caller; the next set_state sends it.
+  template <typename T>
+  std::span<T> row_input(const std::string& name) {
+    const std::span<char> bytes = row_input_bytes(name);
+    return {reinterpret_cast<T*>(bytes.data()), bytes.size() / sizeof(T)};
+  }
+  /// Numbers of the coming run, sent together with the row inputs in one copy; `state.first_row` is
+  /// the batch's, chunks follow from it.
   void set_state(const StepState& state);
   void run(const RunArgs& args);
   /// Adds the lanes' gradients up; after it `gradients` holds their sum.
   void sum_gradients();
 
   float* gradients() const { return gradients_.as<float>(); }
-  const StepState* state() const { return states_.as<StepState>(); }
+  const StepState* state() const { return step_.as<StepState>(); }
   /// Sums over all runs since the last reset, added up in chunk order.
   Metrics metrics() const;
+  /// The same as of now, for later; see Readback.
+  std::unique_ptr<Readback> read_metrics() const;
+  Metrics metrics(Readback& readback) const;
   std::vector<Metrics> chunk_metrics() const;
   void set_chunk_metrics(const std::vector<Metrics>& metrics);
   void reset_metrics();
-  /// A kept value of the whole batch, [count · rows, ...], copied to the host.
+  /// A kept value of the whole batch, [count · rows, ...], copied to the host as f32.
   std::vector<float> output(ValueId value) const;
 
-  /// Time by node, summed over workers.
+  /// Time by node, summed over workers; empty where the host's clock does not see the device.
   Profile profile() const;
   void reset_profile();
 
  private:
   class Bound;
+  class Ranges;
   struct StepTime {
     double seconds = 0;
     std::int64_t calls = 0;
   };
+  std::span<char> row_input_bytes(const std::string& name);
   void run_chunk(const RunArgs& args, int worker, std::int64_t chunk, std::int64_t lane,
                  bool accumulate);
+  void run_operation(const Node& node, const Operands& operands);
 
   Device& device_;
   const Plan& plan_;
-  Buffer arenas_, gradients_, outputs_, constants_, states_, metrics_;
+  Buffer arenas_, gradients_, outputs_, constants_, step_, metrics_;
+  std::vector<char> host_step_;
   std::vector<std::vector<StepTime>> times_;  // [worker][step]
 };
 

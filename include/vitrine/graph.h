@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -96,6 +97,13 @@ class Operation {
 
 enum class Phase : std::uint8_t { forward, backward };
 
+/// A value that a node is about to write; an empty name means absent.
+struct NewValue {
+  std::string name;
+  Shape shape;
+  std::optional<DType> dtype = {};  ///< the graph's working type when empty
+};
+
 struct Node {
   std::shared_ptr<const Operation> operation;
   std::string name;  ///< place in the model, for example "blocks.0.norm1"
@@ -106,22 +114,28 @@ struct Node {
 class Graph {
  public:
   /// A graph for evaluation (`training` false) keeps nothing for a backward part.
-  explicit Graph(bool training = true) : training_(training) {}
+  explicit Graph(bool training = true, Precision precision = Precision::fp32)
+      : training_(training), precision_(precision) {}
   bool training() const { return training_; }
+  Precision precision() const { return precision_; }
+  DType working_type() const { return vitrine::working_type(precision_); }
 
   // Building the forward part ------------------------------------------------------------------
+  /// Read as the working type, kept and differentiated as f32.
   ValueId parameter(const std::string& name, const Shape& shape);
   /// Part of a parameter: `shape` elements from element `offset` on.
   ValueId slice(ValueId parameter, std::int64_t offset, const Shape& shape);
   ValueId input(const std::string& name, const Shape& shape, DType dtype, ValueKind kind);
-  ValueId constant(const std::string& name, const Shape& shape, std::vector<float> numbers);
-  /// Appends a node. `outputs` are given by name and shape; an empty name means absent.
-  /// Returns the outputs' ids.
+  /// `dtype`: f32 or the working type; the numbers are rounded to it.
+  ValueId constant(const std::string& name, const Shape& shape, std::vector<float> numbers,
+                   DType dtype = DType::f32);
+  /// Appends a node. Returns the outputs' ids.
   std::vector<ValueId> append(std::shared_ptr<const Operation> operation, const std::string& name,
                               const std::vector<ValueId>& inputs,
-                              const std::vector<std::pair<std::string, Shape>>& outputs);
+                              const std::vector<NewValue>& outputs);
   /// A value that a node will write; see append_to.
-  ValueId activation_value(const std::string& name, const Shape& shape);
+  ValueId activation_value(const std::string& name, const Shape& shape,
+                           std::optional<DType> dtype = {});
   /// Appends a node that writes the given values.
   void append_to(std::shared_ptr<const Operation> operation, const std::string& name,
                  const std::vector<ValueId>& inputs, const std::vector<ValueId>& outputs);
@@ -162,6 +176,7 @@ class Graph {
   std::vector<ValueId> gradients_;
   Phase phase_ = Phase::forward;
   bool training_ = true;
+  Precision precision_ = Precision::fp32;
 };
 
 // Operations -------------------------------------------------------------------------------------
@@ -174,6 +189,11 @@ struct PatchEmbedOptions {
 /// images [N, C, h, w] (u8 or f32), rows [B], mean and std [C] → patches [B, P, C·p·p]
 ValueId patch_embed(Graph& graph, const std::string& name, ValueId images, ValueId rows,
                     ValueId mean, ValueId std, const PatchEmbedOptions& options);
+
+/// images [B, C, H, W] in any shape, normalised; weight [D, C, p, p], bias [D] → [B, P, D]: the
+/// patch projection as a convolution. Has no gradient of the images.
+ValueId patch_convolution(Graph& graph, const std::string& name, ValueId images, ValueId weight,
+                          ValueId bias, const PatchEmbedOptions& options);
 
 /// x [..., K] · weight [N, K]ᵀ + bias [N] → [..., N]
 ValueId linear(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias);

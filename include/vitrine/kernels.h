@@ -79,6 +79,7 @@ struct Matmul {
   std::int64_t m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   bool accumulate = false;
+  bool tf32 = false;   ///< f32 factors may be rounded to 10 bits of mantissa; sums stay f32
   int row_blocks = 1;  ///< pieces of m that may run side by side; chosen by the plan
 };
 
@@ -102,6 +103,32 @@ struct PatchEmbedBackward {
   ConstView<void> dpatches;  ///< in   [B, P, C·p·p]  T
   ConstView<float> std;      ///< in   [C]
   std::int64_t channels = 0, height = 0, width = 0, patch_size = 0;
+};
+
+// ---------------------------------------------------------------------------------------------
+// patch_convolution: the patch projection as the convolution that it is, in the place of unfold and
+// matmul; the same numbers by another road
+
+/// y[b, p, o] = bias[o] + Σ_cij weight[o, c, i, j] · image[b, c, p_y·s + i, p_x·s + j], s =
+/// patch_size
+struct PatchConvolutionForward {
+  View<void> y;            ///< out  [B, P, D]  T; patches row-major
+  ConstView<void> images;  ///< in   [B, C, height, width]  T; normalised
+  ConstView<void> weight;  ///< in   [D, C, s, s]  T
+  ConstView<void> bias;    ///< in   [D]  T, optional
+  View<float> workspace;   ///< [B·D·P]
+  std::int64_t batch = 0, channels = 0, height = 0, width = 0, patch_size = 0, hidden = 0;
+  bool tf32 = false;  ///< as in Matmul
+};
+
+struct PatchConvolutionBackward {
+  View<float> dweight;     ///< out  [D, C, s, s]
+  ConstView<void> dy;      ///< in   [B, P, D]  T
+  ConstView<void> images;  ///< in   [B, C, height, width]  T; normalised
+  View<float> workspace;   ///< [B·D·P + D·C·s·s]
+  std::int64_t batch = 0, channels = 0, height = 0, width = 0, patch_size = 0, hidden = 0;
+  bool tf32 = false;
+  bool accumulate = false;
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -399,6 +426,8 @@ class Kernels {
   virtual void matmul(const Matmul& args) = 0;
   virtual void patch_embed_forward(const PatchEmbedForward& args) = 0;
   virtual void patch_embed_backward(const PatchEmbedBackward& args) = 0;
+  virtual void patch_convolution_forward(const PatchConvolutionForward& args) = 0;
+  virtual void patch_convolution_backward(const PatchConvolutionBackward& args) = 0;
   virtual void tokens_forward(const TokensForward& args) = 0;
   virtual void tokens_backward(const TokensBackward& args) = 0;
   virtual void pool_forward(const PoolForward& args) = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,17 +34,26 @@ struct Schedule {
 /// Whether timm would decay this parameter: no for biases, norms, class token and positions.
 bool decays_by_default(const Parameter& parameter);
 
+/// Flat weights on a device in the working type of the plan's graph, for evaluation alone.
+/// `numbers` must outlive the buffer.
+Buffer share_weights(Device& device, const Plan& plan, const std::vector<float>& numbers);
+
 /// The flat buffers of one model on a device.
 class Optimizer {
  public:
   Optimizer(Device& device, const Plan& plan, const OptimizerConfig& config);
 
-  const float* weights() const { return weights_.as<float>(); }
+  /// What the graph reads: the weights in its working type.
+  const void* weights() const { return working_.bytes() > 0 ? working_.data() : weights_.data(); }
   /// Norm of the gradients, clipping, update; skips the step when the norm is not finite.
   void update(const float* gradients, const StepState* state);
   OptimizerState state() const;
+  /// The same as of now, for later.
+  std::unique_ptr<Readback> read_state() const {
+    return device_.read_back(state_.data(), state_.bytes());
+  }
 
-  // Whole flat buffers in host memory, for files.
+  // Whole flat buffers in host memory, for files: master weights and moments, f32.
   Buffer host_weights() const { return device_.to_host(weights_); }
   Buffer host_first_moment() const { return device_.to_host(first_moment_); }
   Buffer host_second_moment() const { return device_.to_host(second_moment_); }
@@ -55,8 +65,9 @@ class Optimizer {
   Device& device_;
   OptimizerConfig config_;
   std::int64_t elements_;
+  DType working_type_;
   std::int64_t num_regions_ = 0;
-  Buffer weights_, first_moment_, second_moment_, regions_, state_;
+  Buffer weights_, working_, first_moment_, second_moment_, regions_, state_;
 };
 
 }  // namespace vitrine

@@ -28,10 +28,19 @@ Chunking choose_chunking(std::int64_t batch, std::int64_t activation_bytes_per_i
                          std::int64_t parameter_count, const DeviceTraits& traits);
 
 /// Where a value is found.
-enum class Place : std::uint8_t { none, weights, gradients, inputs, constants, arena, outputs };
+enum class Place : std::uint8_t {
+  none,
+  weights,
+  gradients,
+  inputs,
+  rows,
+  constants,
+  arena,
+  outputs
+};
 struct Location {
   Place place = Place::none;
-  std::int64_t offset = 0;  ///< bytes; for inputs the index into Plan::inputs
+  std::int64_t offset = 0;  ///< bytes; for inputs the index into Plan::inputs; rows: of the batch
 };
 
 /// One node with what the plan decided for it.
@@ -44,11 +53,11 @@ struct PlanStep {
 
 /// Bytes by what they are for; `total` is what a run allocates.
 struct MemoryReport {
-  std::int64_t weights = 0;
+  std::int64_t weights = 0;      ///< master weights, and the working copy where it is another type
   std::int64_t gradients = 0;    ///< all lanes
   std::int64_t moments = 0;      ///< Adam's two
   std::int64_t activations = 0;  ///< arenas of all workers
-  std::int64_t outputs = 0;      ///< kept values and constants
+  std::int64_t outputs = 0;      ///< kept values, constants, and what changes each step
   std::int64_t runtime = 0;      ///< the device's libraries
   std::int64_t total() const {
     return weights + gradients + moments + activations + outputs + runtime;
@@ -74,6 +83,10 @@ class Plan {
   std::int64_t arena_bytes() const { return arena_bytes_; }
   std::int64_t output_bytes() const { return output_bytes_; }
   std::int64_t constant_bytes() const { return constant_bytes_; }
+  /// What changes from step to step and travels in one copy: a StepState a chunk, then the row
+  /// inputs of the whole batch.
+  std::int64_t step_bytes() const { return step_bytes_; }
+  /// The values of kind `input`, which are given for each run.
   const std::vector<ValueId>& inputs() const { return inputs_; }
 
   MemoryReport memory(int workers) const;
@@ -97,6 +110,7 @@ class Plan {
   std::vector<ValueId> inputs_;
   std::vector<std::int64_t> parameter_offsets_;
   std::int64_t parameter_elements_ = 0, arena_bytes_ = 0, output_bytes_ = 0, constant_bytes_ = 0;
+  std::int64_t step_bytes_ = 0;
   bool has_backward_ = false;
 };
 

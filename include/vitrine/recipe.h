@@ -31,6 +31,8 @@ struct Recipe {
   std::int64_t log_interval = 50;
   std::uint64_t seed = 42;
   bool drop_last = false;
+  Precision precision = Precision::fp32;
+  PatchProjection patch_projection = PatchProjection::unfold;
   OptimizerKind opt = OptimizerKind::adamw;
   double lr = 1e-3, min_lr = 0.0, warmup_lr = 1e-6;
   double warmup_epochs = 0;

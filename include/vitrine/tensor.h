@@ -40,6 +40,16 @@ constexpr std::string_view to_string(DType type) {
   return kNames[static_cast<std::size_t>(type)];
 }
 
+/// How a model computes. fp32: all in f32. tf32: the same, but matrix products may round their
+/// factors to tf32. bf16: working weights, activations and their gradients are bf16; sums inside
+/// products, statistics, softmax, loss, parameter gradients, master weights and moments are f32.
+enum class Precision : std::uint8_t { fp32, tf32, bf16 };
+
+/// The type of activations and working weights.
+constexpr DType working_type(Precision precision) {
+  return precision == Precision::bf16 ? DType::bf16 : DType::f32;
+}
+
 /// Sizes of the dimensions, outermost first; row-major. Rank 0 is a scalar.
 class Shape {
  public:

@@ -3,10 +3,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,22 +26,33 @@ namespace vitrine {
 /// lacks.
 void check_data(const RunConfig& config, const Dataset& data);
 
-/// Images on a device and the rows of one batch of them.
-class BatchInputs {
- public:
-  /// The stored images stay where they are when the device can read them there.
-  BatchInputs(Device& device, const void* images, std::size_t bytes, std::int64_t rows);
+/// Hands the executor the rows of the coming batch; those beyond them are empty (image −1, label
+/// −1) and add nothing to losses, counts and gradients.
+void set_rows(Executor& executor, std::span<const BatchRow> rows,
+              std::span<const std::int32_t> labels);
 
-  /// Rows beyond those given are empty (image −1, label −1).
-  void set(const std::vector<BatchRow>& rows, const std::vector<std::int32_t>& labels);
-  /// In the order a plan asks for them.
-  std::vector<const void*> bind(const Plan& plan) const;
-  std::int64_t valid_rows() const { return valid_rows_; }
+/// The images of a data set where a device reads them: all of them, or, where they do not fit, the
+/// batches of the next steps in a ring that is filled while the device works.
+class DeviceImages {
+ public:
+  DeviceImages(Device& device, const Dataset& data, std::int64_t batch, bool resident);
+
+  /// How many images a plan is told of, and the bytes they take on the device.
+  static std::int64_t count(const Dataset& data, std::int64_t batch, bool resident);
+  static std::int64_t bytes(const Dataset& data, std::int64_t batch, bool resident);
+
+  const void* data() const { return ring_ ? ring_->device_data() : images_.data(); }
+  /// Makes the images of at most `batch` rows available to the work submitted next, and renumbers
+  /// the rows.
+  void load(std::vector<BatchRow>& rows);
+  /// That work has been submitted.
+  void submitted();
 
  private:
-  Device& device_;
-  Buffer images_, rows_, labels_;
-  std::int64_t capacity_, valid_rows_ = 0;
+  const Dataset& data_;
+  std::int64_t batch_;
+  Buffer images_;
+  std::unique_ptr<TransferRing> ring_;
 };
 
 /// Forward passes over a data set.
@@ -55,23 +68,32 @@ struct EvaluationResult {
 
 class Evaluator {
  public:
-  Evaluator(Device& device, const RunConfig& config, const Dataset& data);
+  /// `memory`: bytes of the device that it may use; 0: all that are free.
+  Evaluator(Device& device, const RunConfig& config, const Dataset& data, std::int64_t memory = 0);
 
   const Plan& plan() const { return plan_; }
+  /// Bytes it holds on the device besides the weights.
+  std::int64_t bytes() const;
   /// `details`: confusion and misclassified; `logits`: keep them all.
   /// Told after each batch how many images are done; returns false to stop.
   using Observer = std::function<bool(std::int64_t)>;
-  EvaluationResult run(const float* weights, bool details, bool logits = false,
+  EvaluationResult run(const void* weights, bool details, bool logits = false,
                        const Observer& observer = {});
 
  private:
   void collect(std::int64_t begin, std::size_t count, EvaluationResult& result) const;
 
+  void run_batch(std::int64_t begin, std::int64_t end);
+
+  Device& device_;
   const RunConfig& config_;
   const Dataset& data_;
   Plan plan_;
+  bool resident_;
   Executor executor_;
-  BatchInputs inputs_;
+  DeviceImages images_;
+  const void* weights_ = nullptr;
+  std::unique_ptr<Program> forward_;
 };
 
 /// Told what happens; all calls come from the training thread.
@@ -116,13 +138,20 @@ class Trainer {
  private:
   std::int64_t steps_per_epoch() const;
   void train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch);
+  void make_programs();
   void run_micro_batch(const std::vector<std::int64_t>& order, std::int64_t begin, std::int64_t end,
-                       StepState state, bool accumulate);
-  StepRecord progress() const;
-  void report_progress(TrainObserver& observer);
+                       StepState state, Program& program);
+  void read_progress(std::int64_t images);
+  void report_progress(TrainObserver& observer, bool wait);
   EpochRecord end_epoch(const EvaluationResult& test);
   void save(const std::vector<std::string>& names);
   void write_metrics();
+
+  /// The device's sums at a log interval, on their way to the host.
+  struct Progress {
+    std::int64_t step, step_in_epoch, images;
+    std::unique_ptr<Readback> metrics, optimizer;
+  };
 
   Device& device_;
   RunConfig config_;
@@ -130,13 +159,17 @@ class Trainer {
   const Dataset& test_;
   std::filesystem::path output_;
   Plan plan_;
+  bool resident_;  ///< all images lie on the device
   Executor executor_;
   Optimizer optimizer_;
-  BatchInputs inputs_;
+  DeviceImages images_;
   Evaluator evaluator_;
   Schedule schedule_;
   Transform transform_;
   TrainerState state_;
+  std::int64_t valid_rows_ = 0;
+  std::unique_ptr<Program> step_, first_, next_, update_;  // the whole step, or its three parts
+  std::deque<Progress> progress_;
 };
 
 /// The report of a finished or interrupted run.

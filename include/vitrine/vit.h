@@ -76,10 +76,15 @@ struct VitConfig {
 /// Throws BadInput "SOURCE: key: found, expected" when sizes contradict each other.
 void validate(const VitConfig& config, const std::string& source);
 
+/// How the patch projection is computed: unfold and matmul, or a convolution. The same numbers.
+enum class PatchProjection : std::uint8_t { unfold, convolution };
+
 /// What else the graph depends on.
 struct VitOptions {
   std::int64_t rows = 1;  ///< images in one chunk
   bool training = true;   ///< dropout and backward
+  Precision precision = Precision::fp32;
+  PatchProjection patch_projection = PatchProjection::unfold;
   DType images = DType::u8;
   std::int64_t source_height = 0, source_width = 0;  ///< of the stored images; 0: the model's
   std::int64_t stored_images = 1;                    ///< N of the stored images

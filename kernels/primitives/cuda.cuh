@@ -78,8 +78,8 @@ void launch(const char* operation, cudaStream_t stream, dim3 grid, dim3 block,
   config.stream = stream;
   check_cuda(operation, cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 #else
-  static_cast<void>(stream);
-  simt::launch(operation, grid, block, shared_bytes, kernel, std::forward<Arguments>(arguments)...);
+  simt::launch(operation, stream, grid, block, shared_bytes, kernel,
+               std::forward<Arguments>(arguments)...);
 #endif
 }
 

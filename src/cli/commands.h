@@ -4,6 +4,9 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <functional>
+#include <memory>
+
+#include "vitrine/device.h"
 
 namespace vitrine {
 
@@ -22,12 +25,11 @@ Command add_inspect(CLI::App& app);
 Command add_data(CLI::App& app);
 Command add_step(CLI::App& app);
 
-/// The flag that all commands with a device share.
-inline void add_threads(CLI::App& command, int& threads) {
-  constexpr int kMostThreads = 4096;
-  command.add_option("--threads", threads, "threads of the CPU device [all]")
-      ->check(CLI::Range(0, kMostThreads));
-}
+/// The flags that all commands with a device share; `options` holds the defaults.
+void add_device_flags(CLI::App& command, DeviceOptions& options);
+
+/// make_device, with a line on standard error when "auto" finds a reason to take the CPU.
+std::unique_ptr<Device> open_device(const DeviceOptions& options);
 
 /// Parses and runs; errors become one line on stderr and the exit code.
 int run_program(int argc, const char* const* argv);

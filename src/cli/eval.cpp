@@ -15,8 +15,8 @@ namespace vitrine {
 namespace {
 
 struct Options {
-  std::string checkpoint, dataset, data_dir, split = "test", dump, device = "auto";
-  int threads = 0;
+  std::string checkpoint, dataset, data_dir, split = "test", dump;
+  DeviceOptions device;
   bool json = false;
 };
 
@@ -28,14 +28,14 @@ int evaluate(const Options& options) {
   const Split split = options.split == "train" ? Split::train : Split::test;
   const Dataset data = load_dataset(recipe.dataset, recipe.data_dir, split);
   check_data(checkpoint.config, data);
-  const std::unique_ptr<Device> device = make_device(options.device, options.threads);
+  const std::unique_ptr<Device> device = open_device(options.device);
   Evaluator evaluator(*device, checkpoint.config, data);
   const std::vector<float> weights =
       load_weights(checkpoint.directory / "model.safetensors", evaluator.plan());
-  const Buffer on_device = device->share(weights.data(), weights.size() * sizeof(float), "weights");
+  const Buffer on_device = share_weights(*device, evaluator.plan(), weights);
   Progress progress(stderr, !options.json && isatty(STDERR_FILENO) != 0);
   if (!options.json) progress.begin("Test", data.size());
-  const EvaluationResult result = evaluator.run(on_device.as<float>(), /*details=*/false,
+  const EvaluationResult result = evaluator.run(on_device.data(), /*details=*/false,
                                                 !options.dump.empty(), [&](std::int64_t done) {
                                                   progress.update(done, "");
                                                   return !interrupted;
@@ -74,8 +74,7 @@ Command add_eval(CLI::App& app) {
   command->add_option("--split", options->split, "train or test [test]")
       ->check(CLI::IsMember({"train", "test"}));
   command->add_option("--dump", options->dump, "write all logits to this safetensors file");
-  command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  add_threads(*command, options->threads);
+  add_device_flags(*command, options->device);
   command->add_flag("--json", options->json, "the result as one JSON line");
   return [options] { return evaluate(*options); };
 }

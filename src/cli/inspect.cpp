@@ -12,8 +12,8 @@ namespace {
 
 struct Options {
   ConfigFlags flags;
-  std::string checkpoint, device = "auto";
-  int threads = 0;
+  std::string checkpoint;
+  DeviceOptions device;
   bool json = false, operations = false, tensors = false;
 };
 
@@ -26,9 +26,13 @@ void list_presets() {
   }
 }
 
+VitOptions options_for(const RunConfig& config) {
+  return {.precision = config.recipe.precision, .patch_projection = config.recipe.patch_projection};
+}
+
 std::int64_t largest_batch(const RunConfig& config, const DeviceTraits& traits, int workers) {
   return largest_that_fits(kBatchLimit, [&](std::int64_t batch) {
-    const Plan plan = plan_vit(config.model, {}, batch, traits);
+    const Plan plan = plan_vit(config.model, options_for(config), batch, traits);
     return plan.memory(workers).total() <= traits.memory;
   });
 }
@@ -126,9 +130,9 @@ int inspect(const Options& options) {
     list_presets();
     return 0;
   }
-  const std::unique_ptr<Device> device = make_device(options.device, options.threads);
+  const std::unique_ptr<Device> device = open_device(options.device);
   const std::int64_t batch = config.recipe.batch_size;
-  const Plan plan = plan_vit(config.model, {}, batch, device->traits());
+  const Plan plan = plan_vit(config.model, options_for(config), batch, device->traits());
   const MemoryReport memory = plan.memory(device->workers());
   const std::int64_t largest = largest_batch(config, device->traits(), device->workers());
   // The published figure of a model counts every token; so does this one.
@@ -154,8 +158,7 @@ Command add_inspect(CLI::App& app) {
       "inspect", "Parameters, FLOPs, memory plan, largest batch; without a model: the presets");
   options->flags.add_to(*command);
   command->add_option("--checkpoint", options->checkpoint, "a run or a checkpoint");
-  command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  add_threads(*command, options->threads);
+  add_device_flags(*command, options->device);
   command->add_flag("--operations", options->operations, "list every operation of the plan");
   command->add_flag("--tensors", options->tensors, "list every parameter tensor");
   command->add_flag("--json", options->json, "as JSON");

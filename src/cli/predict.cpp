@@ -12,9 +12,10 @@ namespace vitrine {
 namespace {
 
 struct Options {
-  std::string checkpoint, device = "auto";
+  std::string checkpoint;
   std::vector<std::string> images;
-  int top_k = 5, threads = 0;
+  int top_k = 5;
+  DeviceOptions device;
   bool json = false;
 };
 
@@ -30,9 +31,9 @@ std::vector<float> probabilities_of(Device& device, const RunConfig& config, con
                .class_names = {}};
   Evaluator evaluator(device, config, data);
   const std::vector<float> weights = load_weights(weights_file, evaluator.plan());
-  const Buffer on_device = device.share(weights.data(), weights.size() * sizeof(float), "weights");
+  const Buffer on_device = share_weights(device, evaluator.plan(), weights);
   std::vector<float> logits =
-      evaluator.run(on_device.as<float>(), /*details=*/false, /*logits=*/true).logits;
+      evaluator.run(on_device.data(), /*details=*/false, /*logits=*/true).logits;
   const float largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
   for (float& z : logits) sum += z = std::exp(z - largest);
@@ -46,7 +47,7 @@ std::string class_name(const RunConfig& config, std::size_t k) {
 
 int predict(const Options& options) {
   const Checkpoint checkpoint = open_checkpoint(options.checkpoint);
-  const std::unique_ptr<Device> device = make_device(options.device, options.threads);
+  const std::unique_ptr<Device> device = open_device(options.device);
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& file : options.images) {
     const Image image = convert_channels(read_image(file), checkpoint.config.model.num_channels);
@@ -82,8 +83,7 @@ Command add_predict(CLI::App& app) {
   command->add_option("--checkpoint", options->checkpoint, "a run or a checkpoint")->required();
   command->add_option("images", options->images, "image files")->required();
   command->add_option("-k,--top-k", options->top_k, "classes to print [5]");
-  command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  add_threads(*command, options->threads);
+  add_device_flags(*command, options->device);
   command->add_flag("--json", options->json, "the result as JSON");
   return [options] { return predict(*options); };
 }

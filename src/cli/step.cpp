@@ -15,9 +15,9 @@ namespace {
 
 struct Options {
   ConfigFlags flags;
-  std::string weights, batch, output, device = "cpu";
+  std::string weights, batch, output;
   std::int64_t steps = 1;
-  int threads = 0;
+  DeviceOptions device{.name = "cpu"};
 };
 
 struct Batch {
@@ -66,19 +66,26 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
   optimizer_options.decay_all = true;
   Optimizer optimizer(device, plan, optimizer_options);
   optimizer.upload_weights(weights);
-  const std::int64_t capacity = plan.chunking().rows * plan.chunking().count;
-  BatchInputs inputs(device, batch.images.data(), batch.images.size() * sizeof(float), capacity);
+  const Buffer images =
+      device.share(batch.images.data(), batch.images.size() * sizeof(float), "images");
   std::vector<BatchRow> rows;
   for (std::int64_t i = 0; i < batch.size; ++i) {
     rows.push_back({.image = i,
                     .crop_width = static_cast<float>(config.model.image_width),
                     .crop_height = static_cast<float>(config.model.image_height)});
   }
-  inputs.set(rows, batch.labels);
+  set_rows(executor, rows, batch.labels);
   const auto valid = std::count_if(batch.labels.begin(), batch.labels.end(),
                                    [](std::int32_t label) { return label >= 0; });
   const ValueId logits = plan.graph().find("logits");
   const ValueId probabilities = plan.graph().find("probabilities");
+  const auto forward_and_backward = device.program("gradients", [&] {
+    executor.run(
+        {.weights = optimizer.weights(), .inputs = {images.data()}, .valid_rows = batch.size});
+    executor.sum_gradients();
+  });
+  const auto update =
+      device.program("update", [&] { optimizer.update(executor.gradients(), executor.state()); });
   Results results;
   auto append = [&](std::vector<float>& to, ValueId value) {
     const std::vector<float> numbers = executor.output(value);
@@ -92,10 +99,7 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
          .step = static_cast<std::uint32_t>(step),
          .learning_rate = static_cast<float>(config.recipe.lr),
          .loss_scale = 1.0f / static_cast<float>(std::max<std::ptrdiff_t>(valid, 1))});
-    executor.run({.weights = optimizer.weights(),
-                  .inputs = inputs.bind(plan),
-                  .valid_rows = inputs.valid_rows()});
-    executor.sum_gradients();
+    forward_and_backward->run();
     append(results.logits, logits);
     append(results.probabilities, probabilities);
     results.loss.push_back(static_cast<float>(executor.metrics().batch_loss));
@@ -104,7 +108,7 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
       device.download(results.gradients.data(), executor.gradients(),
                       results.gradients.size() * sizeof(float));
     }
-    optimizer.update(executor.gradients(), executor.state());
+    update->run();
   }
   const Buffer trained = optimizer.host_weights();
   results.weights.assign(trained.as<float>(), trained.as<float>() + plan.parameter_elements());
@@ -117,8 +121,10 @@ int step(const Options& options) {
   config.recipe.weight_decay = 0;
   config = options.flags.resolve(config);
   const Batch batch = read_batch(options.batch, config.model);
-  const std::unique_ptr<Device> device = make_device(options.device, options.threads);
+  const std::unique_ptr<Device> device = open_device(options.device);
   const VitOptions vit{.training = true,
+                       .precision = config.recipe.precision,
+                       .patch_projection = config.recipe.patch_projection,
                        .images = DType::f32,
                        .stored_images = batch.size,
                        .label_smoothing = static_cast<float>(config.recipe.smoothing),
@@ -154,8 +160,7 @@ Command add_step(CLI::App& app) {
   command->add_option("-o,--output", options->output, "safetensors to write")->required();
   command->add_option("--steps", options->steps, "optimiser steps [1]")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
-  command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [cpu]");
-  add_threads(*command, options->threads);
+  add_device_flags(*command, options->device);
   return [options] { return step(*options); };
 }
 

@@ -20,8 +20,8 @@ namespace fs = std::filesystem;
 
 struct Options {
   ConfigFlags flags;
-  std::string output, resume, device = "auto";
-  int threads = 0;
+  std::string output, resume;
+  DeviceOptions device;
   bool json = false;
 };
 
@@ -130,8 +130,8 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
                   const Dataset& train, const Dataset& test, const fs::path& output) {
   const VitConfig& m = config.model;
   const Chunking& chunking = trainer.plan().chunking();
-  std::printf("Using device: %s (%d thread%s)\n", device.traits().name.c_str(), device.workers(),
-              device.workers() == 1 ? "" : "s");
+  std::printf("Using device: %s (%s)\n", device.traits().name.c_str(),
+              device.traits().description.c_str());
   std::printf(
       "Model: %s, %s parameters, %lldx%lldx%lld, patch %lld, %lld tokens, width %lld, "
       "%lld blocks, %lld heads\n",
@@ -192,7 +192,7 @@ int train(const Options& options) {
     config = options.flags.resolve();
     if (output.empty()) output = default_output(config);
   }
-  const std::unique_ptr<Device> device = make_device(options.device, options.threads);
+  const std::unique_ptr<Device> device = open_device(options.device);
   if (config.recipe.epochs == 0) return write_untrained(config, output, device->traits());
   const double bytes_before = process_bytes("VmRSS");
   const Dataset train = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::train);
@@ -222,8 +222,7 @@ Command add_train(CLI::App& app) {
   options->flags.add_to(*command);
   command->add_option("-o,--output", options->output, "directory of the run [runs/PRESET]");
   command->add_option("--resume", options->resume, "a run or checkpoint directory to continue");
-  command->add_option("--device", options->device, "auto, cpu, cuda, cuda:N [auto]");
-  add_threads(*command, options->threads);
+  add_device_flags(*command, options->device);
   command->add_flag("--json", options->json, "one JSON line an epoch on standard output");
   return [options] { return train(*options); };
 }

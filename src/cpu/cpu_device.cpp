@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <utility>
+#include <vector>
 
 #include "cpu/cpu_kernels.h"
 #include "cpu/thread_pool.h"
@@ -36,10 +38,50 @@ std::string gibibytes(double bytes) {
   return text;
 }
 
+/// Work that runs where it is submitted.
+class CpuProgram final : public Program {
+ public:
+  explicit CpuProgram(std::function<void()> work) : work_(std::move(work)) {}
+  void run() override { work_(); }
+
+ private:
+  std::function<void()> work_;
+};
+
+/// A copy that is there at once.
+class CpuReadback final : public Readback {
+ public:
+  CpuReadback(const void* data, std::size_t bytes)
+      : copy_(static_cast<const char*>(data), static_cast<const char*>(data) + bytes) {}
+  bool ready() override { return true; }
+  const void* wait() override { return copy_.data(); }
+
+ private:
+  std::vector<char> copy_;
+};
+
+/// Slots in the memory that host and device share.
+class CpuRing final : public TransferRing {
+ public:
+  explicit CpuRing(std::size_t slot_bytes)
+      : slot_bytes_(slot_bytes), memory_(slot_bytes * kTransferSlots) {}
+  const void* device_data() const override { return memory_.data(); }
+  void* fill() override { return memory_.data() + static_cast<std::size_t>(slot_) * slot_bytes_; }
+  int send() override { return std::exchange(slot_, (slot_ + 1) % kTransferSlots); }
+  void release() override {}
+
+ private:
+  std::size_t slot_bytes_;
+  std::vector<char> memory_;
+  int slot_ = 0;
+};
+
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(int threads) : pool_(threads), kernels_(pool_) {
     traits_ = {.name = "cpu",
+               .description = std::to_string(pool_.threads()) +
+                              (pool_.threads() == 1 ? " thread" : " threads"),
                .memory = available_memory(),
                .runtime = kRuntimeBytes,
                .chunks = true,
@@ -79,11 +121,20 @@ class CpuDevice final : public Device {
   }
   void fill_zero(void* device, std::size_t bytes) override { std::memset(device, 0, bytes); }
 
+  std::unique_ptr<Readback> read_back(const void* data, std::size_t bytes) override {
+    return std::make_unique<CpuReadback>(data, bytes);
+  }
+  std::unique_ptr<TransferRing> make_ring(std::size_t slot_bytes, const std::string&) override {
+    return std::make_unique<CpuRing>(slot_bytes);
+  }
+
   int workers() const override { return pool_.threads(); }
   void for_each(std::int64_t n, const std::function<void(int, std::int64_t)>& body) override {
     pool_.parallel_for(n, body);
   }
-  void submit(std::uint64_t, const std::function<void()>& work) override { work(); }
+  std::unique_ptr<Program> program(const std::string&, std::function<void()> work) override {
+    return std::make_unique<CpuProgram>(std::move(work));
+  }
   void synchronize() override {}
 
  private:
@@ -96,14 +147,6 @@ class CpuDevice final : public Device {
 
 std::unique_ptr<Device> make_cpu_device(int threads) {
   return std::make_unique<CpuDevice>(threads);
-}
-
-std::unique_ptr<Device> make_device(const std::string& name, int threads) {
-  if (name == "cpu" || name == "auto") return make_cpu_device(threads);
-  if (name == "cuda" || name.starts_with("cuda:")) {
-    throw DeviceError("--device " + name + ": this build has the CPU device only");
-  }
-  throw BadInput("--device: found \"" + name + "\", expected auto, cpu, cuda or cuda:N");
 }
 
 }  // namespace vitrine

@@ -13,6 +13,8 @@ class CpuKernels final : public Kernels {
   void matmul(const Matmul& args) override;
   void patch_embed_forward(const PatchEmbedForward& args) override;
   void patch_embed_backward(const PatchEmbedBackward& args) override;
+  void patch_convolution_forward(const PatchConvolutionForward& args) override;
+  void patch_convolution_backward(const PatchConvolutionBackward& args) override;
   void tokens_forward(const TokensForward& args) override;
   void tokens_backward(const TokensBackward& args) override;
   void pool_forward(const PoolForward& args) override;

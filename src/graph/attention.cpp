@@ -90,10 +90,11 @@ AttentionValues attention(Graph& graph, const std::string& name, ValueId qkv, Va
           "queries " + out.str() + " do not fit the window");
   const Shape statistics{operation->batch, heads, window.tokens};
   const Shape scores{operation->batch, heads, window.tokens, window.total};
-  const auto outputs = graph.append(operation, name, {qkv, kv},
-                                    {{name, out},
-                                     {graph.training() ? name + ".log_sum_exp" : "", statistics},
-                                     {keep_probabilities ? name + ".probabilities" : "", scores}});
+  const auto outputs =
+      graph.append(operation, name, {qkv, kv},
+                   {{name, out},
+                    {graph.training() ? name + ".log_sum_exp" : "", statistics, DType::f32},
+                    {keep_probabilities ? name + ".probabilities" : "", scores, DType::f32}});
   if (keep_probabilities) graph.keep(outputs[2]);
   return {outputs[0], outputs[1], outputs[2]};
 }

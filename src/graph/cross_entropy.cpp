@@ -12,10 +12,11 @@ LossValues cross_entropy(Graph& graph, const std::string& name, ValueId logits, 
   operation->batch = shape[0];
   operation->classes = shape[1];
   operation->options = options;
-  const auto outputs = graph.append(operation, name, {logits, labels},
-                                    {{name, Shape{shape[0]}},
-                                     {graph.training() ? "logits.grad" : "", shape},
-                                     {options.probabilities ? "probabilities" : "", shape}});
+  const auto outputs =
+      graph.append(operation, name, {logits, labels},
+                   {{name, Shape{shape[0]}, DType::f32},
+                    {graph.training() ? "logits.grad" : "", shape},
+                    {options.probabilities ? "probabilities" : "", shape, DType::f32}});
   return {outputs[0], outputs[1], outputs[2]};
 }
 

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <map>
 
+#include "vitrine/conversion.h"
+
 namespace vitrine {
 namespace {
 
@@ -75,10 +77,10 @@ class Executor::Bound final : public Operands {
         return reinterpret_cast<const char*>(args_.weights) + location.offset;
       case Place::gradients:
         return gradients_ + location.offset;
-      case Place::inputs: {
-        const char* base = static_cast<const char*>(args_.inputs.at(location.offset));
-        return value.kind == ValueKind::row_input ? base + chunk_ * value.bytes() : base;
-      }
+      case Place::inputs:
+        return args_.inputs.at(location.offset);
+      case Place::rows:
+        return executor_.step_.as<char>() + location.offset + chunk_ * value.bytes();
       case Place::constants:
         return executor_.constants_.as<char>() + location.offset;
       case Place::arena:
@@ -102,6 +104,41 @@ class Executor::Bound final : public Operands {
   const Node* node_ = nullptr;
 };
 
+/// Profiler ranges around operations: phase, layer, operation.
+class Executor::Ranges {
+ public:
+  explicit Ranges(Device& device) : device_(device) {}
+  ~Ranges() { close(0); }
+  Ranges(const Ranges&) = delete;
+  Ranges& operator=(const Ranges&) = delete;
+
+  void enter(const Node& node) {
+    if (!device_.traces()) return;
+    const std::string levels[] = {node.phase == Phase::forward ? "forward" : "backward",
+                                  layer_of(node.name), node.operation->name()};
+    std::size_t same = 0;
+    while (same < 2 && same < open_.size() && open_[same] == levels[same]) ++same;
+    close(same);
+    for (std::size_t level = same; level < 3; ++level) {
+      open_.push_back(levels[level]);
+      device_.begin_range(levels[level]);
+    }
+  }
+
+ private:
+  // "blocks.3.attn.qkv" → "blocks.3"; "patch_embed.proj" → "patch_embed"
+  static std::string layer_of(const std::string& name) {
+    const std::size_t first = name.find('.');
+    return name.substr(0, name.starts_with("blocks.") ? name.find('.', first + 1) : first);
+  }
+  void close(std::size_t level) {
+    for (; open_.size() > level; open_.pop_back()) device_.end_range();
+  }
+
+  Device& device_;
+  std::vector<std::string> open_;
+};
+
 Executor::Executor(Device& device, const Plan& plan) : device_(device), plan_(plan) {
   const Chunking& chunking = plan.chunking();
   const std::int64_t arenas = std::min<std::int64_t>(device.workers(), chunking.lanes);
@@ -113,23 +150,36 @@ Executor::Executor(Device& device, const Plan& plan) : device_(device), plan_(pl
   outputs_ = device.allocate(positive(plan.output_bytes()), "outputs");
   constants_ = device.allocate(positive(plan.constant_bytes()), "constants");
   const auto count = static_cast<std::size_t>(chunking.count);
-  states_ = device.allocate(count * sizeof(StepState), "step state");
+  step_ = device.allocate(static_cast<std::size_t>(plan.step_bytes()), "step state");
+  host_step_.resize(step_.bytes());
   metrics_ = device.allocate(count * sizeof(Metrics), "running sums");
   for (std::size_t id = 0; id < plan.graph().values().size(); ++id) {
     const Value& value = plan.graph().values()[id];
     if (value.kind != ValueKind::constant) continue;
+    const std::vector<char> numbers = converted(value.constant, value.dtype);
     device.upload(constants_.as<char>() + plan.location(static_cast<ValueId>(id)).offset,
-                  value.constant.data(), static_cast<std::size_t>(value.bytes()));
+                  numbers.data(), numbers.size());
   }
   reset_profile();
 }
 
-void Executor::set_state(const StepState& state) {
-  std::vector<StepState> states(static_cast<std::size_t>(plan_.chunking().count), state);
-  for (std::size_t chunk = 0; chunk < states.size(); ++chunk) {
-    states[chunk].first_row += static_cast<std::int64_t>(chunk) * plan_.chunking().rows;
+std::span<char> Executor::row_input_bytes(const std::string& name) {
+  const ValueId id = plan_.graph().find(name);
+  if (id == kNone || plan_.location(id).place != Place::rows) {
+    throw DeviceError(name + ": is no row input of the plan");
   }
-  device_.upload(states_.data(), states.data(), states.size() * sizeof(StepState));
+  const std::int64_t bytes = plan_.graph().value(id).bytes() * plan_.chunking().count;
+  return {host_step_.data() + plan_.location(id).offset, static_cast<std::size_t>(bytes)};
+}
+
+void Executor::set_state(const StepState& state) {
+  for (std::int64_t chunk = 0; chunk < plan_.chunking().count; ++chunk) {
+    StepState own = state;
+    own.first_row += chunk * plan_.chunking().rows;
+    std::memcpy(host_step_.data() + chunk * static_cast<std::int64_t>(sizeof own), &own,
+                sizeof own);
+  }
+  device_.upload(step_.data(), host_step_.data(), host_step_.size());
 }
 
 void Executor::run(const RunArgs& args) {
@@ -153,26 +203,38 @@ void Executor::run_chunk(const RunArgs& args, int worker, std::int64_t chunk, st
                          bool accumulate) {
   using Clock = std::chrono::steady_clock;
   Bound operands(*this, args, worker, chunk, lane, accumulate);
+  Ranges ranges(device_);
   std::vector<StepTime>& times = times_[static_cast<std::size_t>(worker)];
   auto before = Clock::now();
   for (std::size_t i = 0; i < plan_.steps().size(); ++i) {
     const PlanStep& step = plan_.steps()[i];
     const Node& node = plan_.graph().nodes()[step.node];
     operands.select(step);
+    ranges.enter(node);
     if (step.copy_addend) {
       const ConstView<void> addend = operands.in(node.operation->addend());
       device_.copy(operands.out(0).data, addend.data,
                    static_cast<std::size_t>(addend.size * size_of(addend.dtype)));
     }
-    try {
-      node.operation->run(device_.kernels(), operands);
-    } catch (const DeviceError& error) {
-      throw DeviceError(node.name + ": " + error.what());
-    }
+    run_operation(node, operands);
+    if (device_.traits().asynchronous) continue;
     const auto after = Clock::now();
     times[i].seconds += std::chrono::duration<double>(after - before).count();
     times[i].calls += 1;
     before = after;
+  }
+}
+
+void Executor::run_operation(const Node& node, const Operands& operands) {
+  try {
+    node.operation->run(device_.kernels(), operands);
+  } catch (const DeviceError& error) {
+    throw DeviceError(node.name + ": " + error.what());
+  }
+  try {
+    device_.operation_done();
+  } catch (const DeviceError& error) {
+    throw DeviceError(node.name + ": " + node.operation->name() + ": " + error.what());
   }
 }
 
@@ -198,9 +260,19 @@ void Executor::reset_metrics() {
   device_.fill_zero(metrics_.data(), metrics_.bytes());
 }
 
+std::unique_ptr<Readback> Executor::read_metrics() const {
+  return device_.read_back(metrics_.data(), metrics_.bytes());
+}
+
 Metrics Executor::metrics() const {
+  return metrics(*read_metrics());
+}
+
+Metrics Executor::metrics(Readback& readback) const {
   Metrics sum;
-  for (const Metrics& chunk : chunk_metrics()) {
+  const auto* chunks = static_cast<const Metrics*>(readback.wait());
+  for (std::int64_t i = 0; i < plan_.chunking().count; ++i) {
+    const Metrics& chunk = chunks[i];
     sum.loss += chunk.loss;
     sum.batch_loss += chunk.batch_loss;
     sum.samples += chunk.samples;
@@ -212,11 +284,9 @@ Metrics Executor::metrics() const {
 
 std::vector<float> Executor::output(ValueId id) const {
   const Value& value = plan_.graph().value(id);
-  std::vector<float> numbers(
-      static_cast<std::size_t>(value.shape.elements() * plan_.chunking().count));
-  device_.download(numbers.data(), outputs_.as<char>() + plan_.location(id).offset,
-                   numbers.size() * sizeof(float));
-  return numbers;
+  std::vector<char> bytes(static_cast<std::size_t>(value.bytes() * plan_.chunking().count));
+  device_.download(bytes.data(), outputs_.as<char>() + plan_.location(id).offset, bytes.size());
+  return as_floats(bytes, value.dtype);
 }
 
 Profile Executor::profile() const {
@@ -235,6 +305,7 @@ Profile Executor::profile() const {
     }
   }
   Profile profile;
+  if (device_.traits().asynchronous) return profile;
   for (const auto& [name, row] : rows) profile.push_back(row);
   return merge(profile, {});
 }

@@ -41,7 +41,7 @@ ValueId Graph::parameter(const std::string& name, const Shape& shape) {
     require(other.name != name, name, "parameter defined twice");
   }
   parameters_.push_back({name, shape});
-  Value value{.name = name, .shape = shape, .kind = ValueKind::parameter};
+  Value value{.name = name, .shape = shape, .dtype = working_type(), .kind = ValueKind::parameter};
   value.parameter = static_cast<int>(parameters_.size()) - 1;
   value.needs_gradient = training_;
   return add_value(std::move(value));
@@ -64,16 +64,18 @@ ValueId Graph::input(const std::string& name, const Shape& shape, DType dtype, V
   return add_value({.name = name, .shape = shape, .dtype = dtype, .kind = kind});
 }
 
-ValueId Graph::constant(const std::string& name, const Shape& shape, std::vector<float> numbers) {
+ValueId Graph::constant(const std::string& name, const Shape& shape, std::vector<float> numbers,
+                        DType dtype) {
   require(static_cast<std::int64_t>(numbers.size()) == shape.elements(), name,
           std::to_string(numbers.size()) + " numbers for shape " + shape.str());
-  Value value{.name = name, .shape = shape, .kind = ValueKind::constant};
+  Value value{.name = name, .shape = shape, .dtype = dtype, .kind = ValueKind::constant};
   value.constant = std::move(numbers);
   return add_value(std::move(value));
 }
 
-ValueId Graph::activation_value(const std::string& name, const Shape& shape) {
-  return add_value({.name = name, .shape = shape});
+ValueId Graph::activation_value(const std::string& name, const Shape& shape,
+                                std::optional<DType> dtype) {
+  return add_value({.name = name, .shape = shape, .dtype = dtype.value_or(working_type())});
 }
 
 void Graph::append_to(std::shared_ptr<const Operation> operation, const std::string& name,
@@ -91,10 +93,11 @@ void Graph::append_to(std::shared_ptr<const Operation> operation, const std::str
 
 std::vector<ValueId> Graph::append(std::shared_ptr<const Operation> operation,
                                    const std::string& name, const std::vector<ValueId>& inputs,
-                                   const std::vector<std::pair<std::string, Shape>>& outputs) {
+                                   const std::vector<NewValue>& outputs) {
   std::vector<ValueId> ids;
-  for (const auto& [output, shape] : outputs) {
-    ids.push_back(output.empty() ? kNone : activation_value(output, shape));
+  for (const NewValue& value : outputs) {
+    ids.push_back(value.name.empty() ? kNone
+                                     : activation_value(value.name, value.shape, value.dtype));
   }
   append_to(std::move(operation), name, inputs, ids);
   return ids;
@@ -135,6 +138,7 @@ ValueId Graph::parameter_gradient(ValueId parameter) {
   if (value.kind != ValueKind::parameter) return kNone;  // a constant in a parameter's place
   require(gradient(parameter) == kNone, value.name, "parameter is used twice");
   value.kind = ValueKind::parameter_gradient;
+  value.dtype = DType::f32;
   value.name += ".grad";
   value.needs_gradient = false;
   const ValueId id = add_value(std::move(value));

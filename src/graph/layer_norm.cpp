@@ -54,8 +54,8 @@ ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId wei
   return graph.append(operation, name, {x, kNone, weight, bias},
                       {{name, graph.shape(x)},
                        {"", {}},
-                       {graph.training() ? name + ".mean" : "", rows},
-                       {graph.training() ? name + ".rstd" : "", rows}})[0];
+                       {graph.training() ? name + ".mean" : "", rows, DType::f32},
+                       {graph.training() ? name + ".rstd" : "", rows, DType::f32}})[0];
 }
 
 double LayerNormOperation::flops(const Graph&, const Node&) const {

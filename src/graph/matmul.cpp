@@ -51,6 +51,7 @@ std::int64_t windowed_rows(std::int64_t rows, const TokenWindow& window) {
 
 ValueId linear(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias) {
   auto operation = std::make_shared<MatmulOperation>();
+  operation->tf32 = graph.precision() == Precision::tf32;
   operation->m = rows_of(graph.shape(x));
   operation->k = cols_of(graph.shape(x));
   operation->n = graph.shape(weight)[0];
@@ -79,6 +80,7 @@ void MatmulOperation::gradient(Graph& graph, const Node& node) const {
   const ValueId dweight = graph.parameter_gradient(weight);
   if (dweight != kNone) {
     auto operation = std::make_shared<MatmulOperation>();
+    operation->tf32 = tf32;
     operation->m = n;
     operation->n = k;
     operation->k = m;
@@ -90,6 +92,7 @@ void MatmulOperation::gradient(Graph& graph, const Node& node) const {
   bias_gradient(graph, node, dy, bias);
   if (!graph.value(x).needs_gradient) return;
   auto operation = std::make_shared<MatmulOperation>();
+  operation->tf32 = tf32;
   operation->m = m;
   operation->n = k;
   operation->k = n;
@@ -111,6 +114,7 @@ void MatmulOperation::run(Kernels& kernels, const Operands& operands) const {
                   .transpose_a = transpose_a,
                   .transpose_b = transpose_b,
                   .accumulate = added,
+                  .tf32 = tf32,
                   .row_blocks = row_blocks_of(m, operands.traits())});
 }
 

@@ -31,6 +31,7 @@ struct MatmulOperation final : Operation {
   std::int64_t m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = true;
   bool parameter_gradient = false;  ///< output 0 is one, and is accumulated when the run says so
+  bool tf32 = false;
 
   std::string name() const override { return "matmul"; }
   double flops(const Graph&, const Node&) const override;

@@ -11,7 +11,7 @@ namespace {
 /// Copies a graph node by node; the pass decides what a node becomes.
 class Rewriter {
  public:
-  explicit Rewriter(const Graph& from) : from_(from), to_(from.training()) {
+  explicit Rewriter(const Graph& from) : from_(from), to_(from.training(), from.precision()) {
     for (const Node& node : from.nodes()) {
       require(node.phase == Phase::forward, node.name, "passes run before backward");
     }
@@ -27,7 +27,7 @@ class Rewriter {
     if (value.kind == ValueKind::parameter) {
       id = parameter(value);
     } else if (value.kind == ValueKind::constant) {
-      id = to_.constant(value.name, value.shape, value.constant);
+      id = to_.constant(value.name, value.shape, value.constant, value.dtype);
     } else {
       id = to_.input(value.name, value.shape, value.dtype, value.kind);
     }
@@ -61,7 +61,8 @@ class Rewriter {
   /// A new value in the place of an old one.
   ValueId fresh(ValueId old) { return old == kNone ? kNone : fresh(old, from_.shape(old)); }
   ValueId fresh(ValueId old, const Shape& shape) {
-    const ValueId id = to_.activation_value(from_.value(old).name, shape);
+    const Value& value = from_.value(old);
+    const ValueId id = to_.activation_value(value.name, shape, value.dtype);
     map(old, id);
     return id;
   }

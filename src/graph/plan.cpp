@@ -105,6 +105,7 @@ void Plan::place_parameters() {
     parameter_elements_ += (parameter.shape.elements() + kElements - 1) / kElements * kElements;
   }
   locations_.resize(graph_.values().size());
+  step_bytes_ = aligned(chunking_.count * static_cast<std::int64_t>(sizeof(StepState)));
   for (std::size_t i = 0; i < graph_.values().size(); ++i) {
     const Value& value = graph_.values()[i];
     Location& location = locations_[i];
@@ -112,9 +113,13 @@ void Plan::place_parameters() {
       case ValueKind::parameter:
       case ValueKind::parameter_gradient:
         location.place = value.kind == ValueKind::parameter ? Place::weights : Place::gradients;
-        location.offset = (parameter_offsets_[value.parameter] + value.offset) * 4;
+        location.offset =
+            (parameter_offsets_[value.parameter] + value.offset) * size_of(value.dtype);
         break;
       case ValueKind::row_input:
+        location = {Place::rows, step_bytes_};
+        step_bytes_ += aligned(value.bytes() * chunking_.count);
+        break;
       case ValueKind::input:
         location = {Place::inputs, static_cast<std::int64_t>(inputs_.size())};
         inputs_.push_back(static_cast<ValueId>(i));
@@ -231,10 +236,13 @@ MemoryReport Plan::memory(int workers) const {
   const std::int64_t arenas = std::min<std::int64_t>(workers, chunking_.lanes);
   MemoryReport report;
   report.weights = parameters;
+  if (graph_.working_type() != DType::f32) {
+    report.weights += parameter_elements_ * size_of(graph_.working_type());
+  }
   report.gradients = has_backward_ ? parameters * chunking_.lanes : 0;
   report.moments = has_backward_ ? parameters * 2 : 0;
   report.activations = arena_bytes_ * arenas;
-  report.outputs = output_bytes_ + constant_bytes_;
+  report.outputs = output_bytes_ + constant_bytes_ + step_bytes_;
   report.runtime = traits_.runtime;
   return report;
 }

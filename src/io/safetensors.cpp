@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -20,6 +19,7 @@
 #include "io/files.h"
 #include "io/one_line.h"
 #include "io/safetensors_header.h"
+#include "vitrine/conversion.h"
 
 namespace vitrine {
 
@@ -61,19 +61,6 @@ Mapping map_file(const std::filesystem::path& path, const std::string& name) {
   ::close(descriptor);
   const auto unmap = [bytes](const void* p) { ::munmap(const_cast<void*>(p), bytes); };
   return {std::shared_ptr<const void>(memory, unmap), bytes};
-}
-
-float f16_to_f32(std::uint16_t half) {
-  const std::uint32_t sign = (half & 0x8000u) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1Fu;
-  const std::uint32_t mantissa = half & 0x3FFu;
-  if (exponent == 0) {
-    constexpr float kSmallest = 1.0f / 16777216.0f;  // 2^-24
-    const float value = static_cast<float>(mantissa) * kSmallest;
-    return sign ? -value : value;
-  }
-  const std::uint32_t wide = exponent == 31 ? 255u : exponent + 112u;
-  return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
 }
 
 /// The header of a new file, padded so that the data is aligned.
@@ -138,23 +125,11 @@ std::vector<float> SafetensorsFile::read_f32(const std::string& name, const Shap
     throw BadInput(where + " has shape " + one_line(entry->shape.str(), 200) + ", expected " +
                    expected.str());
   }
-  std::vector<float> values(static_cast<std::size_t>(expected.elements()));
-  if (entry->dtype == DType::f32) {
-    if (!values.empty()) std::memcpy(values.data(), entry->data, entry->bytes);
-    return values;
-  }
-  if (entry->dtype != DType::bf16 && entry->dtype != DType::f16) {
+  if (entry->dtype != DType::f32 && entry->dtype != DType::bf16 && entry->dtype != DType::f16) {
     throw BadInput(where + " has dtype " + std::string(to_string(entry->dtype)) +
                    ", expected F32, BF16 or F16");
   }
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, entry->data + i * sizeof bits, sizeof bits);
-    values[i] = entry->dtype == DType::f16
-                    ? f16_to_f32(bits)
-                    : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-  }
-  return values;
+  return as_floats({reinterpret_cast<const char*>(entry->data), entry->bytes}, entry->dtype);
 }
 
 void write_safetensors(const std::filesystem::path& path,

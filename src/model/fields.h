@@ -54,6 +54,14 @@ struct EnumNames<ScheduleKind> {
   static constexpr std::array<std::string_view, 2> names = {"constant", "cosine"};
 };
 template <>
+struct EnumNames<Precision> {
+  static constexpr std::array<std::string_view, 3> names = {"fp32", "tf32", "bf16"};
+};
+template <>
+struct EnumNames<PatchProjection> {
+  static constexpr std::array<std::string_view, 2> names = {"unfold", "convolution"};
+};
+template <>
 struct EnumNames<LossAverage> {
   static constexpr std::array<std::string_view, 2> names = {"samples", "batches"};
 };
@@ -109,6 +117,8 @@ void recipe_fields(Visitor& visit, Config& r) {
   visit("log_interval", r.log_interval);
   visit("seed", r.seed);
   visit("drop_last", r.drop_last);
+  visit("precision", r.precision);
+  visit("patch_projection", r.patch_projection);
   visit("opt", r.opt);
   visit("lr", r.lr);
   visit("min_lr", r.min_lr);

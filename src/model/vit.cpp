@@ -24,7 +24,7 @@ constexpr std::uint32_t kEmbedding = 0;
 class Builder {
  public:
   Builder(const VitConfig& config, const VitOptions& options)
-      : config_(config), options_(options), graph_(options.training) {}
+      : config_(config), options_(options), graph_(options.training, options.precision) {}
 
   Graph build() {
     ValueId x = embed();
@@ -80,23 +80,33 @@ class Builder {
     const ValueId mean =
         graph_.constant("mean", Shape{c.num_channels}, or_else(options_.mean, 0.0f));
     const ValueId std = graph_.constant("std", Shape{c.num_channels}, or_else(options_.std, 1.0f));
-    const ValueId pixels = patch_embed(graph_, "patch_embed", images, rows, mean, std,
-                                       {.channels = c.num_channels,
-                                        .height = c.image_height,
-                                        .width = c.image_width,
-                                        .patch_size = c.patch_size,
-                                        .source_height = height,
-                                        .source_width = width});
+    const bool convolves = options_.patch_projection == PatchProjection::convolution;
+    if (convolves && c.image_height != c.image_width) {
+      throw BadInput("patch_projection: found convolution with images of " +
+                     std::to_string(c.image_height) + "x" + std::to_string(c.image_width) +
+                     ", expected square ones");
+    }
+    const PatchEmbedOptions patches{.channels = c.num_channels,
+                                    .height = c.image_height,
+                                    .width = c.image_width,
+                                    .patch_size = c.patch_size,
+                                    .source_height = height,
+                                    .source_width = width};
+    PatchEmbedOptions unfolded = patches;
+    if (convolves) unfolded.patch_size = c.image_width;  // one patch: the normalised image itself
+    const ValueId pixels = patch_embed(graph_, "patch_embed", images, rows, mean, std, unfolded);
     ValueId class_token = kNone;
     if (c.class_token != ClassToken::none) {
       class_token = weight("cls_token", Shape{1, 1, c.hidden_size});
     }
     const ValueId position = positions();
-    const ValueId projected =
-        linear(graph_, "patch_embed.proj", pixels,
-               weight("patch_embed.proj.weight",
-                      Shape{c.hidden_size, c.num_channels, c.patch_size, c.patch_size}),
-               bias("patch_embed.proj.bias", c.hidden_size, c.patch_bias));
+    const std::string name = "patch_embed.proj";
+    const ValueId maps =
+        weight(name + ".weight", Shape{c.hidden_size, c.num_channels, c.patch_size, c.patch_size});
+    const ValueId shift = bias(name + ".bias", c.hidden_size, c.patch_bias);
+    const ValueId projected = convolves
+                                  ? patch_convolution(graph_, name, pixels, maps, shift, patches)
+                                  : linear(graph_, name, pixels, maps, shift);
     const double rate =
         c.embedding_dropout_prob < 0 ? c.hidden_dropout_prob : c.embedding_dropout_prob;
     return tokens(graph_, "tokens", projected, class_token, position, c.class_token,
@@ -110,7 +120,8 @@ class Builder {
       const std::int64_t rows = c.position_rows ? c.position_rows : c.tokens();
       return weight("pos_embed", Shape{1, rows, c.hidden_size});
     }
-    return graph_.constant("positions", Shape{c.tokens(), c.hidden_size}, sincos_positions(c));
+    return graph_.constant("positions", Shape{c.tokens(), c.hidden_size}, sincos_positions(c),
+                           graph_.working_type());
   }
 
   ValueId norm(const std::string& name, ValueId x) {
@@ -222,6 +233,9 @@ Plan plan_vit(const VitConfig& config, VitOptions options, std::int64_t batch,
               const DeviceTraits& traits) {
   options.fuse_residual_norm &= traits.fuse_residual_norm;
   options.prune_last_block &= traits.prune_last_block;
+  if (options.precision == Precision::bf16 && !traits.bf16) {
+    throw BadInput("precision: found bf16, expected fp32 or tf32 on the device " + traits.name);
+  }
   options.rows = 1;
   const Plan single(build_vit(config, options), traits, {.batch = 1, .rows = 1});
   const Chunking chunking =

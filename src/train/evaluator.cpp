@@ -12,6 +12,8 @@ constexpr std::size_t kMostMistakes = 40;
 VitOptions options_for(const RunConfig& config, const Dataset& data) {
   const Transform t = transform(config.recipe, config.model.num_channels);
   return {.training = false,
+          .precision = config.recipe.precision,
+          .patch_projection = config.recipe.patch_projection,
           .source_height = data.height,
           .source_width = data.width,
           .stored_images = data.size(),
@@ -27,45 +29,101 @@ std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data) {
 
 }  // namespace
 
-BatchInputs::BatchInputs(Device& device, const void* images, std::size_t bytes, std::int64_t rows)
-    : device_(device), capacity_(rows) {
-  const auto count = static_cast<std::size_t>(rows);
-  images_ = device.share(images, bytes, "images");
-  rows_ = device.allocate(count * sizeof(BatchRow), "batch rows");
-  labels_ = device.allocate(count * sizeof(std::int32_t), "labels");
+void set_rows(Executor& executor, std::span<const BatchRow> rows,
+              std::span<const std::int32_t> labels) {
+  const std::span<BatchRow> all_rows = executor.row_input<BatchRow>("rows");
+  std::fill(std::copy(rows.begin(), rows.end(), all_rows.begin()), all_rows.end(), BatchRow{});
+  const std::span<std::int32_t> all_labels = executor.row_input<std::int32_t>("labels");
+  std::fill(std::copy(labels.begin(), labels.end(), all_labels.begin()), all_labels.end(), -1);
 }
 
-void BatchInputs::set(const std::vector<BatchRow>& rows, const std::vector<std::int32_t>& labels) {
-  std::vector<BatchRow> all_rows(rows);
-  std::vector<std::int32_t> all_labels(labels);
-  all_rows.resize(static_cast<std::size_t>(capacity_));
-  all_labels.resize(static_cast<std::size_t>(capacity_), -1);
-  device_.upload(rows_.data(), all_rows.data(), all_rows.size() * sizeof(BatchRow));
-  device_.upload(labels_.data(), all_labels.data(), all_labels.size() * sizeof(std::int32_t));
-  valid_rows_ = static_cast<std::int64_t>(labels.size());
-}
-
-std::vector<const void*> BatchInputs::bind(const Plan& plan) const {
-  std::vector<const void*> bound;
-  for (ValueId id : plan.inputs()) {
-    const std::string& name = plan.graph().value(id).name;
-    bound.push_back(name == "images" ? images_.data()
-                    : name == "rows" ? rows_.data()
-                                     : labels_.data());
+DeviceImages::DeviceImages(Device& device, const Dataset& data, std::int64_t batch, bool resident)
+    : data_(data), batch_(batch) {
+  if (resident) {
+    images_ = device.share(data.images.data(), data.images.size(), "images");
+  } else {
+    ring_ = device.make_ring(static_cast<std::size_t>(batch * data.image_bytes()), "images");
   }
-  return bound;
 }
 
-Evaluator::Evaluator(Device& device, const RunConfig& config, const Dataset& data)
-    : config_(config),
-      data_(data),
-      plan_(plan_vit(config.model, options_for(config, data), evaluation_batch(config, data),
-                     device.traits())),
-      executor_(device, plan_),
-      inputs_(device, data.images.data(), data.images.size(),
-              plan_.chunking().rows * plan_.chunking().count) {}
+std::int64_t DeviceImages::count(const Dataset& data, std::int64_t batch, bool resident) {
+  return resident ? data.size() : batch * kTransferSlots;
+}
 
-EvaluationResult Evaluator::run(const float* weights, bool details, bool keep_logits,
+std::int64_t DeviceImages::bytes(const Dataset& data, std::int64_t batch, bool resident) {
+  return count(data, batch, resident) * data.image_bytes();
+}
+
+void DeviceImages::load(std::vector<BatchRow>& rows) {
+  if (!ring_) return;
+  auto* slot = static_cast<std::uint8_t*>(ring_->fill());
+  for (const BatchRow& row : rows) {
+    slot = std::copy_n(data_.image(row.image), data_.image_bytes(), slot);
+  }
+  std::int64_t place = ring_->send() * batch_;
+  for (BatchRow& row : rows) row.image = place++;
+}
+
+void DeviceImages::submitted() {
+  if (ring_) ring_->release();
+}
+
+namespace {
+
+Plan make_plan(const RunConfig& config, const Dataset& data, const DeviceTraits& traits,
+               bool resident) {
+  VitOptions options = options_for(config, data);
+  const std::int64_t batch = evaluation_batch(config, data);
+  options.stored_images = DeviceImages::count(data, batch, resident);
+  return plan_vit(config.model, options, batch, traits);
+}
+
+bool fit_on_device(const Plan& plan, const Dataset& data, const DeviceTraits& traits,
+                   std::int64_t memory) {
+  const MemoryReport report = plan.memory(1);
+  return traits.reads_host_memory ||
+         report.activations + report.outputs + static_cast<std::int64_t>(data.images.size()) <=
+             (memory > 0 ? memory : traits.memory);
+}
+
+}  // namespace
+
+Evaluator::Evaluator(Device& device, const RunConfig& config, const Dataset& data,
+                     std::int64_t memory)
+    : device_(device),
+      config_(config),
+      data_(data),
+      plan_([&] {
+        Plan plan = make_plan(config, data, device.traits(), /*resident=*/true);
+        return fit_on_device(plan, data, device.traits(), memory)
+                   ? plan
+                   : make_plan(config, data, device.traits(), /*resident=*/false);
+      }()),
+      resident_(fit_on_device(plan_, data, device.traits(), memory)),
+      executor_(device, plan_),
+      images_(device, data, plan_.chunking().batch, resident_) {}
+
+std::int64_t Evaluator::bytes() const {
+  const MemoryReport report = plan_.memory(device_.workers());
+  return report.activations + report.outputs +
+         DeviceImages::bytes(data_, plan_.chunking().batch, resident_);
+}
+
+void Evaluator::run_batch(std::int64_t begin, std::int64_t end) {
+  std::vector<BatchRow> rows;
+  for (std::int64_t i = begin; i < end; ++i) rows.push_back(whole_image(data_, i));
+  images_.load(rows);
+  set_rows(executor_, rows,
+           std::span(data_.labels)
+               .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
+  StepState state;
+  state.loss_scale = 1.0f / static_cast<float>(end - begin);
+  executor_.set_state(state);
+  forward_->run();
+  images_.submitted();
+}
+
+EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_logits,
                                 const Observer& observer) {
   const auto start = std::chrono::steady_clock::now();
   const std::int64_t batch = plan_.chunking().batch;
@@ -73,17 +131,19 @@ EvaluationResult Evaluator::run(const float* weights, bool details, bool keep_lo
   EvaluationResult result;
   if (details) result.confusion.assign(classes * classes, 0);
   executor_.reset_metrics();
+  const Range range(device_, "evaluation");
+  if (forward_ == nullptr || weights != weights_) {
+    weights_ = weights;
+    // Every batch runs whole; empty rows count for nothing.
+    forward_ = device_.program("evaluation", [this] {
+      executor_.run(
+          {.weights = weights_, .inputs = {images_.data()}, .valid_rows = plan_.chunking().batch});
+    });
+  }
   std::int64_t batches = 0;
   for (std::int64_t begin = 0; begin < data_.size(); begin += batch, ++batches) {
     const std::int64_t end = std::min(begin + batch, data_.size());
-    std::vector<BatchRow> rows;
-    for (std::int64_t i = begin; i < end; ++i) rows.push_back(whole_image(data_, i));
-    inputs_.set(rows, {data_.labels.begin() + begin, data_.labels.begin() + end});
-    StepState state;
-    state.loss_scale = 1.0f / static_cast<float>(end - begin);
-    executor_.set_state(state);
-    executor_.run(
-        {.weights = weights, .inputs = inputs_.bind(plan_), .valid_rows = inputs_.valid_rows()});
+    run_batch(begin, end);
     const auto count = static_cast<std::size_t>(end - begin);
     if (details) collect(begin, count, result);
     if (keep_logits) {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "vitrine/conversion.h"
+
 namespace vitrine {
 
 double Schedule::at(std::int64_t step) const {
@@ -49,9 +51,16 @@ std::vector<ParameterRegion> make_regions(const Plan& plan, const OptimizerConfi
 }  // namespace
 
 Optimizer::Optimizer(Device& device, const Plan& plan, const OptimizerConfig& config)
-    : device_(device), config_(config), elements_(plan.parameter_elements()) {
+    : device_(device),
+      config_(config),
+      elements_(plan.parameter_elements()),
+      working_type_(plan.graph().working_type()) {
   const auto bytes = static_cast<std::size_t>(elements_) * sizeof(float);
   weights_ = device.allocate(bytes, "weights");
+  if (working_type_ != DType::f32) {
+    working_ = device.allocate(static_cast<std::size_t>(elements_ * size_of(working_type_)),
+                               "working weights");
+  }
   first_moment_ = device.allocate(bytes, "first moments");
   second_moment_ = device.allocate(bytes, "second moments");
   const std::vector<ParameterRegion> regions = make_regions(plan, config);
@@ -63,11 +72,14 @@ Optimizer::Optimizer(Device& device, const Plan& plan, const OptimizerConfig& co
 
 void Optimizer::update(const float* gradients, const StepState* state) {
   Kernels& kernels = device_.kernels();
+  View<void> working;
+  if (working_.bytes() > 0) working = {working_.data(), elements_, working_type_};
   kernels.gradient_norm(
       {.optimizer = state_.as<OptimizerState>(), .gradients = {gradients, elements_}});
   kernels.adamw({.weights = {weights_.as<float>(), elements_},
                  .first_moment = {first_moment_.as<float>(), elements_},
                  .second_moment = {second_moment_.as<float>(), elements_},
+                 .working_copy = working,
                  .gradients = {gradients, elements_},
                  .regions = {regions_.as<ParameterRegion>(), num_regions_},
                  .optimizer = state_.as<OptimizerState>(),
@@ -87,6 +99,20 @@ OptimizerState Optimizer::state() const {
 
 void Optimizer::upload_weights(const std::vector<float>& numbers) {
   device_.upload(weights_.data(), numbers.data(), numbers.size() * sizeof(float));
+  if (working_.bytes() == 0) return;
+  const std::vector<char> working = converted(numbers, working_type_);
+  device_.upload(working_.data(), working.data(), working.size());
+}
+
+Buffer share_weights(Device& device, const Plan& plan, const std::vector<float>& numbers) {
+  const DType type = plan.graph().working_type();
+  if (type == DType::f32) {
+    return device.share(numbers.data(), numbers.size() * sizeof(float), "weights");
+  }
+  const std::vector<char> working = converted(numbers, type);
+  Buffer buffer = device.allocate(working.size(), "weights");
+  device.upload(buffer.data(), working.data(), working.size());
+  return buffer;
 }
 
 void Optimizer::upload_moments(const std::vector<float>& first, const std::vector<float>& second,

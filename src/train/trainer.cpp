@@ -2,7 +2,8 @@
 //
 // A step is: fill the batch's rows, run the plan (once a micro-batch, adding gradients), sum the
 // lanes, update. What a step computes is a function of (seed, step), so a resumed run repeats the
-// bits of one that was not interrupted.
+// bits of one that was not interrupted. The work of a step is the same every time, so a device may
+// record it; the loop submits steps and waits for none of them before the epoch ends.
 #include "vitrine/trainer.h"
 
 #include <algorithm>
@@ -25,12 +26,21 @@ double seconds_since(Clock::time_point start) {
 VitOptions options_for(const RunConfig& config, const Dataset& data) {
   const Transform t = transform(config.recipe, config.model.num_channels);
   return {.training = true,
+          .precision = config.recipe.precision,
+          .patch_projection = config.recipe.patch_projection,
           .source_height = data.height,
           .source_width = data.width,
           .stored_images = data.size(),
           .mean = t.mean,
           .std = t.std,
           .label_smoothing = static_cast<float>(config.recipe.smoothing)};
+}
+
+// Whether all images find room beside the run and its evaluation, whose activations are fewer.
+bool fit_on_device(const Plan& plan, const Dataset& train, const DeviceTraits& traits) {
+  const MemoryReport memory = plan.memory(1);
+  const auto images = static_cast<std::int64_t>(train.images.size());
+  return traits.reads_host_memory || memory.total() + memory.activations + images <= traits.memory;
 }
 
 Plan make_plan(const RunConfig& config, const Dataset& train, const DeviceTraits& traits) {
@@ -43,14 +53,33 @@ Plan make_plan(const RunConfig& config, const Dataset& train, const DeviceTraits
                    "at most the " +
                    std::to_string(train.size()) + " images of " + train.name);
   }
-  return plan_vit(config.model, options_for(config, train), batch, traits);
+  VitOptions options = options_for(config, train);
+  Plan plan = plan_vit(config.model, options, batch, traits);
+  if (fit_on_device(plan, train, traits)) return plan;
+  options.stored_images = DeviceImages::count(train, batch, /*resident=*/false);
+  return plan_vit(config.model, options, batch, traits);
+}
+
+// What training itself needs of a device.
+std::int64_t bytes_needed(const Plan& plan, const Dataset& train, const Device& device) {
+  const DeviceTraits& traits = device.traits();
+  const std::int64_t total = plan.memory(device.workers()).total();
+  if (traits.reads_host_memory) return total;
+  return total +
+         DeviceImages::bytes(train, plan.chunking().batch, fit_on_device(plan, train, traits));
+}
+
+// " (other processes hold 71680 MiB)"
+std::string held_by_others(const DeviceTraits& traits) {
+  if (traits.held_by_others == 0) return "";
+  return " (other processes hold " + std::to_string(traits.held_by_others >> 20) + " MiB)";
 }
 
 // "; the largest batch that fits is 96"
 std::string largest_batch_hint(const RunConfig& config, const Dataset& train, Device& device) {
   const std::int64_t batch = largest_that_fits(config.recipe.batch_size, [&](std::int64_t size) {
     const Plan plan = plan_vit(config.model, options_for(config, train), size, device.traits());
-    return plan.memory(device.workers()).total() <= device.traits().memory;
+    return bytes_needed(plan, train, device) <= device.traits().memory;
   });
   return batch > 0 ? "; the largest batch that fits is " + std::to_string(batch)
                    : "; not even a batch of 1 fits";
@@ -108,21 +137,23 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
       test_(test),
       output_(output),
       plan_(make_plan(config, train, device.traits())),
+      resident_(fit_on_device(plan_, train, device.traits())),
       executor_([&] {
-        const MemoryReport memory = plan_.memory(device.workers());
-        if (memory.total() > device.traits().memory) {
+        const std::int64_t needed = bytes_needed(plan_, train, device);
+        if (needed > device.traits().memory) {
           throw OutOfMemory("out of memory: batch_size " +
                             std::to_string(config.recipe.batch_size) + " needs " +
-                            std::to_string(memory.total() >> 20) + " MiB, free are " +
+                            std::to_string(needed >> 20) + " MiB, free are " +
                             std::to_string(device.traits().memory >> 20) + " MiB" +
+                            held_by_others(device.traits()) +
                             largest_batch_hint(config, train, device));
         }
         return Executor(device, plan_);
       }()),
       optimizer_(device, plan_, optimizer_config(config.recipe)),
-      inputs_(device, train.images.data(), train.images.size(),
-              plan_.chunking().rows * plan_.chunking().count),
-      evaluator_(device, config_, test),
+      images_(device, train, config.recipe.batch_size, resident_),
+      evaluator_(device, config_, test,
+                 device.traits().memory - bytes_needed(plan_, train, device)),
       transform_(transform(config.recipe, config.model.num_channels)) {
   check_data(config, test);
   const auto per_epoch = static_cast<double>(steps_per_epoch());
@@ -133,6 +164,30 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
                .warmup_lr = recipe.warmup_lr,
                .warmup_steps = std::llround(recipe.warmup_epochs * per_epoch),
                .total_steps = std::llround(static_cast<double>(recipe.epochs) * per_epoch)};
+  make_programs();
+}
+
+void Trainer::make_programs() {
+  auto gradients = [this](bool accumulate) {
+    executor_.run({.weights = optimizer_.weights(),
+                   .inputs = {images_.data()},
+                   .valid_rows = valid_rows_,
+                   .accumulate = accumulate});
+  };
+  auto update = [this] {
+    executor_.sum_gradients();
+    optimizer_.update(executor_.gradients(), executor_.state());
+  };
+  if (config_.recipe.grad_accum_steps == 1) {
+    step_ = device_.program("step", [=] {
+      gradients(false);
+      update();
+    });
+    return;
+  }
+  first_ = device_.program("first micro-batch", [=] { gradients(false); });
+  next_ = device_.program("micro-batch", [=] { gradients(true); });
+  update_ = device_.program("update", update);
 }
 
 std::int64_t Trainer::steps_per_epoch() const {
@@ -154,7 +209,7 @@ void Trainer::resume(const Checkpoint& checkpoint) {
 }
 
 void Trainer::run_micro_batch(const std::vector<std::int64_t>& order, std::int64_t begin,
-                              std::int64_t end, StepState state, bool accumulate) {
+                              std::int64_t end, StepState state, Program& program) {
   std::vector<BatchRow> rows;
   std::vector<std::int32_t> labels;
   for (std::int64_t position = begin; position < end; ++position) {
@@ -163,18 +218,16 @@ void Trainer::run_micro_batch(const std::vector<std::int64_t>& order, std::int64
         random_view(train_, image, transform_, config_.recipe.seed, state_.epoch, position));
     labels.push_back(train_.labels[static_cast<std::size_t>(image)]);
   }
-  inputs_.set(rows, labels);
+  images_.load(rows);
+  set_rows(executor_, rows, labels);
+  valid_rows_ = end - begin;
   executor_.set_state(state);
-  // Three programs: the first micro-batch, those that add to it, and the update.
-  device_.submit(accumulate ? 1 : 0, [&] {
-    executor_.run({.weights = optimizer_.weights(),
-                   .inputs = inputs_.bind(plan_),
-                   .valid_rows = inputs_.valid_rows(),
-                   .accumulate = accumulate});
-  });
+  program.run();
+  images_.submitted();
 }
 
 void Trainer::train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch) {
+  const Range range(device_, "step");
   const std::int64_t batch = config_.recipe.batch_size;
   const std::int64_t images = batch * config_.recipe.grad_accum_steps;
   const std::int64_t begin = step_in_epoch * images;
@@ -186,37 +239,44 @@ void Trainer::train_step(const std::vector<std::int64_t>& order, std::int64_t st
   state.loss_scale = 1.0f / static_cast<float>(end - begin);
   for (std::int64_t first = begin; first < end; first += batch) {
     state.first_row = first - begin;
-    run_micro_batch(order, first, std::min(first + batch, end), state, first > begin);
+    Program& program = step_ ? *step_ : first == begin ? *first_ : *next_;
+    run_micro_batch(order, first, std::min(first + batch, end), state, program);
   }
-  device_.submit(2, [&] {
-    executor_.sum_gradients();
-    optimizer_.update(executor_.gradients(), executor_.state());
-  });
+  if (update_) update_->run();
   ++state_.step;
 }
 
-StepRecord Trainer::progress() const {
-  const Metrics sums = executor_.metrics();
-  const bool by_sample = config_.recipe.loss_average == LossAverage::samples;
-  const std::int64_t count = by_sample ? sums.samples : state_.step_in_epoch;
-  return {.step = state_.step,
-          .loss = (by_sample ? sums.loss : sums.batch_loss) /
-                  static_cast<double>(std::max<std::int64_t>(count, 1)),
-          .learning_rate = schedule_.at(state_.step - 1)};
+// The device's sums as of now, on their way to the host.
+void Trainer::read_progress(std::int64_t images) {
+  progress_.push_back({.step = state_.step,
+                       .step_in_epoch = state_.step_in_epoch,
+                       .images = images,
+                       .metrics = executor_.read_metrics(),
+                       .optimizer = optimizer_.read_state()});
 }
 
-// The only place inside an epoch where the device's sums are waited for.
-void Trainer::report_progress(TrainObserver& observer) {
-  const StepRecord record = progress();
-  const Metrics sums = executor_.metrics();
-  state_.steps.push_back(record);
-  const auto samples = static_cast<double>(std::max<std::int64_t>(sums.samples, 1));
-  observer.on_log(sums.samples, record, static_cast<double>(sums.top1) / samples,
-                  optimizer_.state().skipped_steps);
+// Tells of the sums that have arrived, or waits for all of them.
+void Trainer::report_progress(TrainObserver& observer, bool wait) {
+  const bool by_sample = config_.recipe.loss_average == LossAverage::samples;
+  for (; !progress_.empty(); progress_.pop_front()) {
+    Progress& progress = progress_.front();
+    if (!wait && !(progress.metrics->ready() && progress.optimizer->ready())) return;
+    const Metrics sums = executor_.metrics(*progress.metrics);
+    const std::int64_t count = by_sample ? sums.samples : progress.step_in_epoch;
+    const StepRecord record{.step = progress.step,
+                            .loss = (by_sample ? sums.loss : sums.batch_loss) /
+                                    static_cast<double>(std::max<std::int64_t>(count, 1)),
+                            .learning_rate = schedule_.at(progress.step - 1)};
+    state_.steps.push_back(record);
+    const auto* optimizer = static_cast<const OptimizerState*>(progress.optimizer->wait());
+    const auto samples = static_cast<double>(std::max<std::int64_t>(sums.samples, 1));
+    observer.on_log(progress.images, record, static_cast<double>(sums.top1) / samples,
+                    optimizer->skipped_steps);
+  }
 }
 
 EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
-  const StepRecord last = progress();
+  const StepRecord& last = state_.steps.back();  // the epoch's last step ends a log interval
   const Metrics sums = executor_.metrics();
   ++state_.epoch;
   EpochRecord record{.epoch = state_.epoch,
@@ -256,23 +316,27 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
     if (stop()) return TrainOutcome::step_limit;
     const std::vector<std::int64_t> order = shuffled(train_.size(), recipe.seed, state_.epoch);
     observer.on_epoch_begin(state_.epoch + 1, train_.size());
+    std::optional<Range> range(std::in_place, device_, "epoch " + std::to_string(state_.epoch + 1));
     const auto start = Clock::now();
     const double before = state_.epoch_seconds;
     while (state_.step_in_epoch < steps) {
       train_step(order, state_.step_in_epoch);
       ++state_.step_in_epoch;
-      state_.epoch_seconds = before + seconds_since(start);
       const bool ends = state_.step_in_epoch == steps;
-      const bool log = ends || state_.step % recipe.log_interval == 0;
-      observer.on_step(std::min(state_.step_in_epoch * images, train_.size()));
-      if (log) report_progress(observer);
-      if (ends) break;
+      const std::int64_t done = std::min(state_.step_in_epoch * images, train_.size());
+      observer.on_step(done);
+      if (ends || state_.step % recipe.log_interval == 0) read_progress(done);
       const bool due =
           recipe.checkpoint_interval > 0 && state_.step % recipe.checkpoint_interval == 0;
-      if (interrupt || stop() || due) save({"last"});
+      const bool saves = !ends && (interrupt || stop() || due);
+      report_progress(observer, /*wait=*/ends || saves);
+      state_.epoch_seconds = before + seconds_since(start);
+      if (ends) break;
+      if (saves) save({"last"});
       if (interrupt) return TrainOutcome::interrupted;
       if (stop()) return TrainOutcome::step_limit;
     }
+    range.reset();
     const EvaluationResult test_result = evaluate(/*details=*/false, observer, interrupt);
     if (!test_result.complete) {
       save({"last"});  // the epoch's steps are done; resuming begins with its evaluation
@@ -321,9 +385,7 @@ void Trainer::write_metrics() {
 
 std::int64_t Trainer::planned_bytes() const {
   return plan_.memory(device_.workers()).total() +
-         evaluator_.plan().memory(device_.workers()).activations +
-         evaluator_.plan().memory(device_.workers()).outputs +
-         static_cast<std::int64_t>(train_.images.size() + test_.images.size());
+         DeviceImages::bytes(train_, config_.recipe.batch_size, resident_) + evaluator_.bytes();
 }
 
 }  // namespace vitrine

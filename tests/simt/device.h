@@ -1,4 +1,4 @@
-// The device `simt`: CudaKernels executed on the CPU, with matmul by oneDNN.
+// The device `simt`: the CUDA device (src/cuda) over an emulated GPU.
 #pragma once
 
 #include <memory>
@@ -7,6 +7,8 @@
 
 namespace vitrine {
 
-std::unique_ptr<Device> make_simt_device();
+inline std::unique_ptr<Device> make_simt_device(DeviceOptions options = {.name = "cuda"}) {
+  return make_cuda_device(options);
+}
 
 }  // namespace vitrine

@@ -1,5 +1,6 @@
 #include "simt/launch.h"
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <memory>
@@ -9,7 +10,9 @@
 #include <vector>
 
 #include "simt/faults.h"
+#include "simt/gpu.h"
 #include "simt/multiprocessor.h"
+#include "simt/streams.h"
 #include "simt/workers.h"
 
 namespace simt {
@@ -37,9 +40,11 @@ void check(const Launch& launch) {
     throw Error(operation + "block " + to_string(block) +
                 ": expected 1 to 1024 threads, of which 64 in z");
   }
-  if (launch.shared_bytes > kSharedBytesPerBlock) {
+  const std::size_t allowed =
+      std::min(kSharedBytesPerBlock, static_cast<std::size_t>(gpu().shared_memory_per_block));
+  if (launch.shared_bytes > allowed) {
     throw Error(operation + text("%zu bytes of shared memory, expected at most %zu",
-                                 launch.shared_bytes, kSharedBytesPerBlock));
+                                 launch.shared_bytes, allowed));
   }
 }
 
@@ -154,6 +159,19 @@ void run(const Launch& launch) {
   check(launch);
   const Schedule schedule = current_schedule();
   GridRun(launch, schedule).run();
+}
+
+void submit(cudaStream_t stream, const Launch& launch, std::shared_ptr<const void> kernel) {
+  check(launch);
+  const auto deferred = [launch = launch, operation = std::string(launch.operation),
+                         kernel = std::move(kernel)]() mutable {
+    launch.operation = operation.c_str();
+    run(launch);
+  };
+  const cudaError_t status = submit(stream, launch.operation, deferred);
+  if (status == cudaSuccess) return;
+  throw Error(std::string(launch.operation) + ": " + cudaGetErrorName(status) + ": " +
+              cudaGetErrorString(status));
 }
 
 }  // namespace simt

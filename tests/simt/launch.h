@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <memory>
 #include <tuple>
 #include <utility>
 
@@ -30,13 +31,22 @@ struct Launch {
 /// grid, block or amount of shared memory that CUDA refuses.
 void run(const Launch& launch);
 
+/// Submits run(launch) to the stream (streams.h); `kernel` owns what `launch.kernel` points to.
+/// Throws Error for what CUDA refuses, then and there, and for a stream or device that takes no
+/// work.
+void submit(cudaStream_t stream, const Launch& launch, std::shared_ptr<const void> kernel);
+
 template <typename... Parameters, typename... Arguments>
-void launch(const char* operation, dim3 grid, dim3 block, std::size_t shared_bytes,
-            void (*kernel)(Parameters...), Arguments&&... arguments) {
-  const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
-  const auto run_thread = [&] { std::apply(kernel, parameters); };
-  run({operation, grid, block, shared_bytes,
-       [](const void* body) { (*static_cast<decltype(&run_thread)>(body))(); }, &run_thread});
+void launch(const char* operation, cudaStream_t stream, dim3 grid, dim3 block,
+            std::size_t shared_bytes, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  const auto run_thread = [kernel, parameters = std::tuple<Parameters...>(std::forward<Arguments>(
+                                       arguments)...)] { std::apply(kernel, parameters); };
+  using Thread = decltype(run_thread);
+  const auto thread = std::make_shared<Thread>(run_thread);
+  submit(stream,
+         {operation, grid, block, shared_bytes,
+          [](const void* body) { (*static_cast<Thread*>(body))(); }, thread.get()},
+         thread);
 }
 
 }  // namespace simt

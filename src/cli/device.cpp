@@ -1,0 +1,26 @@
+// The flags of a device, and what the program says when there is none.
+#include "cli/commands.h"
+
+namespace vitrine {
+
+void add_device_flags(CLI::App& command, DeviceOptions& options) {
+  constexpr int kMostThreads = 4096;
+  command.add_option("--device", options.name, "auto, cpu, cuda, cuda:N [" + options.name + "]");
+  command.add_option("--threads", options.threads, "threads of the CPU device [all]")
+      ->check(CLI::Range(0, kMostThreads));
+  command.add_flag("!--no-cuda-graph", options.cuda_graph,
+                   "run steps launch by launch, with a range an operation for profilers");
+  command.add_option("--tune", options.tune,
+                     "measure algorithms of matrix products and keep the choice in this file");
+  command.add_flag("--check-operations", options.check_operations,
+                   "wait after each operation on the GPU and name the one that fails (slow)");
+}
+
+std::unique_ptr<Device> open_device(const DeviceOptions& options) {
+  std::string notice;
+  std::unique_ptr<Device> device = make_device(options, &notice);
+  if (!notice.empty()) std::fprintf(stderr, "vitrine: using the CPU: %s\n", notice.c_str());
+  return device;
+}
+
+}  // namespace vitrine
