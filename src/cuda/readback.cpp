@@ -4,8 +4,18 @@
 
 namespace vitrine::cuda {
 
+namespace {
+
+constexpr std::size_t kSmallest = 4096;
+constexpr int kAtFirst = 4;  // two log intervals under way, two numbers each
+
+}  // namespace
+
+ReadbackMemory::ReadbackMemory() {
+  for (int i = 0; i < kAtFirst; ++i) free_.push_back(std::make_unique<Block>(kSmallest));
+}
+
 std::unique_ptr<ReadbackMemory::Block> ReadbackMemory::take(std::size_t bytes) {
-  constexpr std::size_t kSmallest = 4096;
   const auto found = std::find_if(free_.begin(), free_.end(),
                                   [&](const auto& block) { return block->bytes >= bytes; });
   if (found == free_.end()) return std::make_unique<Block>(std::max(bytes, kSmallest));
@@ -25,14 +35,14 @@ CudaReadback::CudaReadback(std::shared_ptr<ReadbackMemory> memory, const Stream&
 // A block that is still being written to must not be handed out again.
 CudaReadback::~CudaReadback() {
   try {
-    block_->copied.synchronize();
+    block_->copied.wait();
     memory_->give_back(std::move(block_));
   } catch (const DeviceError&) {  // the device is lost, and with it the copy
   }
 }
 
 const void* CudaReadback::wait() {
-  block_->copied.synchronize();
+  block_->copied.wait();
   return block_->memory.data();
 }
 

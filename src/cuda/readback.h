@@ -13,6 +13,7 @@ namespace vitrine::cuda {
 /// Page-locked memory for readbacks, used again and again: making it stops the device.
 class ReadbackMemory {
  public:
+  ReadbackMemory();
   struct Block {
     explicit Block(std::size_t size) : bytes(size), memory(size) {}
     std::size_t bytes;

@@ -43,7 +43,10 @@ class Event {
   void record(const Stream& stream) {
     check("cudaEventRecord", cudaEventRecord(event_, stream.get()));
   }
-  void synchronize() const { check("cudaEventSynchronize", cudaEventSynchronize(event_)); }
+  /// Returns at once when the point is reached.
+  void wait() const {
+    if (!reached()) check("cudaEventSynchronize", cudaEventSynchronize(event_));
+  }
   /// Work submitted to `stream` from now on comes after this point.
   void hold_back(const Stream& stream) const {
     check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream.get(), event_, 0));

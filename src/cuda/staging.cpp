@@ -12,7 +12,7 @@ void Staging::upload(void* device, const void* host, std::size_t bytes) {
     const std::size_t piece = std::min(kSlotBytes, bytes - done);
     Event& copied = copied_[static_cast<std::size_t>(slot_)];
     char* slot = memory_.data() + static_cast<std::size_t>(slot_) * kSlotBytes;
-    copied.synchronize();
+    copied.wait();
     std::memcpy(slot, from + done, piece);
     check("cudaMemcpyAsync",
           cudaMemcpyAsync(to + done, slot, piece, cudaMemcpyHostToDevice, stream_.get()));

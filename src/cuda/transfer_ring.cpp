@@ -17,7 +17,7 @@ CudaTransferRing::~CudaTransferRing() {
 }
 
 void* CudaTransferRing::fill() {
-  slots_[next_].copied.synchronize();
+  slots_[next_].copied.wait();
   return host_.data() + next_ * slot_bytes_;
 }
 

@@ -140,7 +140,7 @@ class Pruner {
     rewriter_.carry_parameters();
     for (const Node& node : rewriter_.from().nodes()) {
       if (&node == &pool_node_) {
-        rewriter_.map(node.outputs[0], narrowed(node.inputs[0]));
+        rewriter_.map(node.outputs[0], narrowed(node.inputs[0], node.name));
       } else if (splits(node)) {
         split_projection(node);
       } else if (is_narrow(node.outputs[0])) {
@@ -205,14 +205,12 @@ class Pruner {
   }
   bool splits(const Node& node) const { return split_[node.outputs[0]]; }
 
-  /// The window's tokens of an old value.
-  ValueId narrowed(ValueId old) {
+  /// The window's tokens of an old value; `reader` is the first node to read them.
+  ValueId narrowed(ValueId old, const std::string& reader) {
     if (is_narrow(old)) return rewriter_.mapped(old);
     const auto found = pooled_.find(old);
     if (found != pooled_.end()) return found->second;
-    const Value& value = rewriter_.from().value(old);
-    return pooled_[old] =
-               pool(rewriter_.to(), value.name + ".pool", rewriter_.mapped(old), window_);
+    return pooled_[old] = pool(rewriter_.to(), reader + ".pool", rewriter_.mapped(old), window_);
   }
 
   void narrow(const Node& node) {
@@ -223,7 +221,7 @@ class Pruner {
     }
     for (ValueId id : node.inputs) {
       const bool weight = id == kNone || rewriter_.from().value(id).kind == ValueKind::parameter;
-      inputs.push_back(weight ? rewriter_.mapped(id) : narrowed(id));
+      inputs.push_back(weight ? rewriter_.mapped(id) : narrowed(id, node.name));
     }
     for (ValueId id : node.outputs) {
       outputs.push_back(id == kNone ? kNone : rewriter_.fresh(id, narrow_shape(id)));
@@ -242,7 +240,7 @@ class Pruner {
   void split_projection(const Node& node) {
     const ValueId x = node.inputs[0];
     const ValueId weight = node.inputs[1], bias = node.inputs[2];
-    const ValueId narrow_x = narrowed(x);
+    const ValueId narrow_x = narrowed(x, node.name);
     const ValueId kv = project(node, rewriter_.mapped(x), part(weight, 1, 2), part(bias, 1, 2));
     const ValueId q = project(node, narrow_x, part(weight, 0, 1), part(bias, 0, 1));
     qkv_[node.outputs[0]] = {q, kv};

@@ -175,6 +175,7 @@ void Trainer::make_programs() {
                    .accumulate = accumulate});
   };
   auto update = [this] {
+    const Range range(device_, "update");
     executor_.sum_gradients();
     optimizer_.update(executor_.gradients(), executor_.state());
   };

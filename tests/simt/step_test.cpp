@@ -1,0 +1,258 @@
+// What a training step on the CUDA device asks of the GPU, and that recording it changes no bit:
+// whole runs on an emulated GPU (simt).
+#include <gtest/gtest.h>
+
+#include <iostream>
+
+#include "reference_check.h"
+#include "simt/device.h"
+#include "simt/gpu.h"
+#include "simt/nvtx_recorder.h"
+#include "simt/streams.h"
+#include "simt/training_runs.h"
+#include "temporary_directory.h"
+#include "vit_cases.h"
+#include "vit_run.h"
+
+namespace vitrine {
+namespace {
+
+constexpr std::int64_t kSteps = kReduced ? 4 : 9;
+
+/// A small network with every kind of dropout, batches of 4 of 14 images: the last one is smaller.
+RunConfig small_run() {
+  RunConfig config;
+  config.model = small_vit();
+  config.model.image_width = config.model.image_height;
+  drop_everywhere(config.model);
+  config.recipe.batch_size = 4;
+  config.recipe.epochs = 3;
+  config.recipe.max_steps = kSteps;
+  config.recipe.log_interval = 2;
+  config.recipe.lr = 1e-2;
+  return config;
+}
+
+/// What a run leaves: weights, and the loss and learning rate of every log interval.
+struct Trained {
+  std::vector<float> weights;
+  std::vector<double> losses;
+  TrainerState state;
+};
+
+class SilentObserver final : public TrainObserver {};
+
+Trained train(Device& device, const RunConfig& config, const Dataset& data,
+              const Checkpoint* from = nullptr, const std::filesystem::path& output = {}) {
+  const Dataset test = random_images(config.model, 6, 99);
+  Trainer trainer(device, config, data, test, output);
+  if (from != nullptr) {
+    trainer.resume(*from);
+  } else {
+    trainer.initialize();
+  }
+  SilentObserver observer;
+  const std::atomic<bool> never{false};
+  trainer.run(observer, never);
+  const Buffer weights = trainer.weights();
+  Trained trained{
+      .weights = {weights.as<float>(), weights.as<float>() + trainer.plan().parameter_elements()},
+      .state = trainer.state()};
+  for (const StepRecord& step : trainer.state().steps) trained.losses.push_back(step.loss);
+  return trained;
+}
+
+void expect_same(const Trained& a, const Trained& b) {
+  EXPECT_TRUE(same_bits(a.weights, b.weights));
+  EXPECT_EQ(a.losses, b.losses);
+}
+
+Trained train_on(const DeviceOptions& options, const RunConfig& config, const Dataset& data) {
+  const auto device = make_simt_device(options);
+  return train(*device, config, data);
+}
+
+class CudaStep : public ::testing::Test {
+ protected:
+  void SetUp() override { simt::reset_device(); }
+  void TearDown() override { simt::reset_device(); }
+};
+
+TEST_F(CudaStep, RecordingChangesNoBit) {
+  for (const std::int64_t accumulate : {1, 3}) {
+    for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+      SCOPED_TRACE("accumulate " + std::to_string(accumulate) + ", precision " +
+                   std::to_string(static_cast<int>(precision)));
+      RunConfig config = small_run();
+      config.recipe.grad_accum_steps = accumulate;
+      config.recipe.precision = precision;
+      const Dataset data = random_images(config.model, 14, 5);
+      const Trained expected = train_on({.name = "cuda", .cuda_graph = false}, config, data);
+      EXPECT_EQ(simt::counters().graph_launches, 0);
+      expect_same(train_on({.name = "cuda"}, config, data), expected);
+      EXPECT_GT(simt::counters().graph_launches, 0);
+      expect_same(train_on({.name = "cuda"}, config, data), expected);
+      simt::set_streams(simt::Streams::eager);
+      expect_same(train_on({.name = "cuda"}, config, data), expected);
+      simt::reset_device();
+    }
+  }
+}
+
+TEST_F(CudaStep, StopAndResumeChangesNoBit) {
+  RunConfig config = small_run();
+  const Dataset data = random_images(config.model, 14, 5);
+  const Trained expected = train_on({.name = "cuda"}, config, data);
+  for (const std::int64_t stop : {1, 3}) {
+    const TemporaryDirectory run;
+    RunConfig first = config;
+    first.recipe.max_steps = stop;
+    {
+      const auto device = make_simt_device();
+      train(*device, first, data, nullptr, run.path());
+    }
+    Checkpoint checkpoint = open_checkpoint(run.path());
+    EXPECT_EQ(checkpoint.state.step, stop);
+    const auto device = make_simt_device();
+    expect_same(train(*device, config, data, &checkpoint), expected);
+  }
+}
+
+TEST_F(CudaStep, ImagesThatDoNotFitPassThroughTheRing) {
+  RunConfig config = small_run();
+  config.model.image_height = config.model.image_width = 16;
+  const Dataset data = random_images(config.model, 4000, 5);  // 3 MB
+  const Trained expected = train_on({.name = "cuda"}, config, data);
+  const std::int64_t before = simt::counters().bytes_to_device;
+  ASSERT_GT(before, data.image_bytes() * data.size());
+  for (const simt::Streams streams : {simt::Streams::late, simt::Streams::eager}) {
+    simt::Gpu gpu;
+    gpu.memory = std::size_t{194} << 20;  // 192 MiB are reserve and workspace
+    simt::set_gpu(gpu);
+    simt::set_streams(streams);
+    simt::reset_counters();
+    expect_same(train_on({.name = "cuda"}, config, data), expected);
+    EXPECT_LT(simt::counters().bytes_to_device, data.image_bytes() * data.size() / 2);
+    EXPECT_GE(simt::counters().bytes_to_device,
+              kSteps * config.recipe.batch_size * data.image_bytes());
+    simt::reset_device();
+  }
+}
+
+// A step in the middle of an epoch: one replay, one copy to the device, and nobody waits.
+TEST_F(CudaStep, OneReplayOneCopyNoWait) {
+  simt::set_streams(simt::Streams::eager);
+  for (const char* name : {"mnist-tutorial", "notes-encoder", "cifar10-small", "d2l-224"}) {
+    SCOPED_TRACE(name);
+    RunConfig config = steps_of(name, 2, 8);
+    config.recipe.log_interval = 3;
+    if (config.preset == "d2l-224") config.model.image_height = config.model.image_width = 32;
+    const Dataset data = random_images(config.model, 64, 3),
+                  test = random_images(config.model, 2, 4);
+    const auto device = make_simt_device();
+    Trainer trainer(*device, config, data, test, {});
+    trainer.initialize();
+    struct Counting final : TrainObserver {
+      std::vector<simt::Counters> steps;
+      void on_step(std::int64_t) override {
+        steps.push_back(simt::counters());
+        simt::reset_counters();
+      }
+    } counting;
+    const std::atomic<bool> never{false};
+    trainer.run(counting, never);
+    ASSERT_EQ(counting.steps.size(), 8u);
+    for (std::size_t i = 2; i < counting.steps.size(); ++i) {  // after warm-up and recording
+      const simt::Counters& step = counting.steps[i];
+      EXPECT_EQ(step.graph_launches, 1) << i;
+      EXPECT_EQ(step.launches, 0) << i;
+      EXPECT_EQ(step.memsets, 0) << i;
+      EXPECT_EQ(step.host_waits, 0) << i;
+      EXPECT_EQ(step.allocations, 0) << i;
+      EXPECT_EQ(step.copies_to_device, 1) << i;
+      EXPECT_EQ(step.bytes_to_device, trainer.plan().step_bytes()) << i;
+      const bool logged = i % 3 == 0;  // the sums of the step before are on their way
+      EXPECT_EQ(step.copies_to_host, logged ? 2 : 0) << i;
+    }
+    std::cout << name << ": a step is one replay of " << counting.steps[2].nodes_replayed
+              << " operations and one copy of " << counting.steps[2].bytes_to_device << " bytes\n";
+  }
+}
+
+TEST_F(CudaStep, RangesReadLikeTheModel) {
+  RunConfig config = small_run();
+  config.recipe.max_steps = 3;
+  const Dataset data = random_images(config.model, 14, 5);
+  simt::take_ranges();
+  train_on({.name = "cuda", .cuda_graph = false}, config, data);
+  const std::vector<std::string> ranges = simt::take_ranges();
+  auto count = [&](const std::string& name) {
+    return std::count(ranges.begin(), ranges.end(), name);
+  };
+  EXPECT_EQ(count("epoch 1"), 1);
+  EXPECT_EQ(count("epoch 1/step"), 3);
+  EXPECT_EQ(count("epoch 1/step/forward"), 3);
+  EXPECT_EQ(count("epoch 1/step/forward/patch_embed"), 3);
+  EXPECT_EQ(count("epoch 1/step/forward/blocks.1"), 3);
+  EXPECT_EQ(count("epoch 1/step/forward/blocks.1/attention_forward"), 3);
+  EXPECT_EQ(count("epoch 1/step/backward/blocks.0/layer_norm_backward"), 6);
+  EXPECT_EQ(count("epoch 1/step/update"), 3);
+}
+
+TEST_F(CudaStep, AReplayIsOneRangeAStep) {
+  RunConfig config = small_run();
+  const Dataset data = random_images(config.model, 64, 5);
+  simt::take_ranges();
+  train_on({.name = "cuda"}, config, data);
+  const std::vector<std::string> ranges = simt::take_ranges();
+  EXPECT_EQ(std::count(ranges.begin(), ranges.end(), "epoch 1/step"), kSteps);
+  // The first run and the recording name their operations; replays have none to name.
+  EXPECT_EQ(std::count(ranges.begin(), ranges.end(), "epoch 1/step/forward"), 2);
+}
+
+/// Gradients of a network in fp32, and in another precision from the same weights.
+double gradient_error(const VitCase& c, Precision precision, std::uint64_t seed) {
+  const auto device = make_simt_device();
+  VitConfig config = small_vit();
+  c.change(config);
+  const Chunking whole{.batch = kBatch, .rows = kBatch};
+  std::vector<float> gradients[2];
+  for (int i = 0; i < 2; ++i) {
+    VitOptions options{.precision = i == 0 ? Precision::fp32 : precision};
+    VitRun run(*device, config, options, whole, kBatch);
+    run.run(random_weights(run.plan(), seed), Batch(config, kBatch, kBatch, seed),
+            {.seed = seed, .step = 1, .loss_scale = 1.0f / kBatch}, kBatch);
+    gradients[i] = run.gradients();
+  }
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < gradients[0].size(); ++i) {
+    difference += std::pow(static_cast<double>(gradients[1][i]) - gradients[0][i], 2);
+    norm += std::pow(static_cast<double>(gradients[0][i]), 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
+// Each of the values on the way from the images to a gradient is rounded once, by half a unit; to
+// first order their relative errors add up.
+TEST_F(CudaStep, LowPrecisionRoundsAsOftenAsThereAreOperations) {
+  constexpr double kHalfUnit[] = {0x1p-12, 0x1p-9};  // tf32 rounds factors, bf16 what is stored
+  for (const VitCase& c : vit_cases()) {
+    SCOPED_TRACE(c.name);
+    VitConfig config = small_vit();
+    c.change(config);
+    VitOptions options;
+    options.rows = kBatch;
+    const auto operations = static_cast<double>(build_vit(config, options).nodes().size());
+    const Precision precisions[] = {Precision::tf32, Precision::bf16};
+    for (int i = 0; i < 2; ++i) {
+      const double error = gradient_error(c, precisions[i], 21);
+      EXPECT_LT(error, operations * kHalfUnit[i]);
+      EXPECT_GT(error, kHalfUnit[i] / 64);  // the precision is used at all
+      std::cout << c.name << (i == 0 ? ", tf32: " : ", bf16: ") << error << "\n";
+    }
+    if (kReduced) break;
+  }
+}
+
+}  // namespace
+}  // namespace vitrine
