@@ -20,6 +20,7 @@ struct TrainerState {
   std::int64_t epoch = 0;          ///< epochs done
   std::int64_t step_in_epoch = 0;  ///< steps done in the running epoch
   OptimizerState optimizer;
+  std::string tuning;            ///< DeviceTraits::tuning of the run that wrote it
   std::vector<Metrics> metrics;  ///< running sums of the epoch, by chunk
   double epoch_seconds = 0;      ///< training time of the running epoch so far
   double best_top1 = -1;

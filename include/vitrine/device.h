@@ -106,6 +106,8 @@ class Device {
   /// A buffer's contents for the host: the same memory where the host can read it, else a copy.
   /// `buffer` must outlive it.
   virtual Buffer to_host(const Buffer& buffer) = 0;
+  /// The most bytes that were allocated at a time; 0: the system's count of the process tells.
+  virtual std::int64_t peak_bytes() const { return 0; }
   /// Copies are ordered with the work submitted before and after them. `host` may change as soon as
   /// `upload` returns.
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;

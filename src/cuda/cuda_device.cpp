@@ -2,15 +2,14 @@
 
 #include <nvtx3/nvToolsExt.h>
 
+#include <algorithm>
+
 #include "cuda/program.h"
 #include "cuda/transfer_ring.h"
 
 namespace vitrine::cuda {
 namespace {
 
-// Shared by matrix products and convolutions, which follow each other on the one stream. cuBLAS
-// asks for 32 MiB on Hopper.
-constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 20;
 // What modules loaded later and launches with much local memory may still take.
 constexpr std::int64_t kReserveBytes = std::int64_t{128} << 20;
 // More than a context takes: somebody else's.
@@ -27,8 +26,7 @@ std::string describe(const Gpu& gpu) {
 }
 
 DeviceTraits traits_of(const Gpu& gpu) {
-  DeviceTraits traits =
-      cuda_traits(gpu.free_memory - kReserveBytes - static_cast<std::int64_t>(kWorkspaceBytes));
+  DeviceTraits traits = cuda_traits(gpu.free_memory - kReserveBytes);
   traits.description = describe(gpu);
   const std::int64_t held = gpu.total_memory - gpu.free_memory;
   if (held > kContextBytes) traits.held_by_others = held;
@@ -44,7 +42,8 @@ CudaDevice::CudaDevice(const DeviceOptions& options)
       staging_(stream_),
       readbacks_(std::make_shared<ReadbackMemory>()),
       scratch_(allocate(sizeof(ScratchMemory), "scratch memory")),
-      workspace_(allocate(kWorkspaceBytes, "workspace of libraries")),
+      // Matrix products and convolutions follow each other on the one stream and share it.
+      workspace_(allocate(static_cast<std::size_t>(traits_.runtime), "workspace of libraries")),
       matmul_({.workspace = workspace_.data(),
                .workspace_bytes = workspace_.bytes(),
                .tuning_file = options.tune,
@@ -72,7 +71,13 @@ Buffer CudaDevice::allocate(std::size_t bytes, const std::string& what) {
                       gibibytes(static_cast<std::int64_t>(total)) + " on " + gpu_.name);
   }
   check("cudaMalloc", status);
-  Buffer buffer(data, bytes, [](void* pointer) { cudaFree(pointer); });
+  const auto size = static_cast<std::int64_t>(bytes);
+  usage_->now += size;
+  usage_->most = std::max(usage_->most, usage_->now);
+  Buffer buffer(data, bytes, [usage = usage_, size](void* pointer) {
+    usage->now -= size;
+    cudaFree(pointer);
+  });
   fill_zero(data, bytes);
   return buffer;
 }

@@ -37,6 +37,7 @@ class CudaDevice final : public Device {
 
   int workers() const override { return 1; }
   void for_each(std::int64_t n, const std::function<void(int, std::int64_t)>& body) override;
+  std::int64_t peak_bytes() const override { return usage_->most; }
   std::unique_ptr<Program> program(const std::string& name, std::function<void()> work) override;
   void synchronize() override { stream_.synchronize(); }
 
@@ -48,6 +49,11 @@ class CudaDevice final : public Device {
   const CublasLtMatmul& matmul() const { return matmul_; }
 
  private:
+  /// Bytes of device memory.
+  struct Usage {
+    std::int64_t now = 0, most = 0;
+  };
+
   void keep_tuning();
 
   DeviceOptions options_;
@@ -56,6 +62,7 @@ class CudaDevice final : public Device {
   Stream stream_;
   Staging staging_;
   std::shared_ptr<ReadbackMemory> readbacks_;
+  std::shared_ptr<Usage> usage_ = std::make_shared<Usage>();
   Buffer scratch_, workspace_;
   CublasLtMatmul matmul_;
   CudnnConvolution convolution_;

@@ -53,7 +53,10 @@ class Event {
   }
   bool reached() const {
     const cudaError_t status = cudaEventQuery(event_);
-    if (status == cudaErrorNotReady) return false;
+    if (status == cudaErrorNotReady) {
+      static_cast<void>(cudaGetLastError());
+      return false;
+    }
     check("cudaEventQuery", status);
     return true;
   }

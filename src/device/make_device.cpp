@@ -3,10 +3,18 @@
 
 namespace vitrine {
 
+namespace {
+
+// For cuBLASLt, which asks for 32 MiB on Hopper, and cuDNN. What a context takes is gone before
+// memory is counted.
+constexpr std::int64_t kLibraryWorkspace = std::int64_t{64} << 20;
+
+}  // namespace
+
 DeviceTraits cuda_traits(std::int64_t memory) {
   return {.name = "cuda",
           .memory = memory,
-          .runtime = 0,  // what context and libraries took is not free any more
+          .runtime = kLibraryWorkspace,
           .chunks = false,
           .reads_host_memory = false,
           .asynchronous = true,

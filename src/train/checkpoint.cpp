@@ -70,6 +70,7 @@ void fields(Visitor&& visit,
   visit("gradient_norm", s.optimizer.gradient_norm);
   visit("epoch_seconds", s.epoch_seconds);
   visit("best_top1", s.best_top1);
+  visit("tuning", s.tuning);
   visit("metrics", s.metrics);
   visit("epochs", s.epochs);
   visit("steps", s.steps);
@@ -87,6 +88,7 @@ struct Writer {
       document[key] = std::isnan(number) ? "nan" : number > 0 ? "inf" : "-inf";
     }
   }
+  void operator()(const char* key, const std::string& text) { document[key] = text; }
   template <typename Record>
   void operator()(const char* key, const std::vector<Record>& records) {
     document[key] = ordered_json::array();
@@ -123,6 +125,11 @@ struct Reader {
     } else {
       fail(key, "a number");
     }
+  }
+  void operator()(const char* key, std::string& text) const {
+    if (!document.contains(key)) return;
+    if (!at(key).is_string()) fail(key, "a text");
+    text = at(key).get<std::string>();
   }
   template <typename Record>
   void operator()(const char* key, std::vector<Record>& records) const {

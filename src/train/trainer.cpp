@@ -176,8 +176,13 @@ void Trainer::make_programs() {
   };
   auto update = [this] {
     const Range range(device_, "update");
-    executor_.sum_gradients();
-    optimizer_.update(executor_.gradients(), executor_.state());
+    try {
+      executor_.sum_gradients();
+      optimizer_.update(executor_.gradients(), executor_.state());
+      device_.operation_done();
+    } catch (const DeviceError& error) {
+      throw DeviceError(std::string("update: ") + error.what());
+    }
   };
   if (config_.recipe.grad_accum_steps == 1) {
     step_ = device_.program("step", [=] {
@@ -358,6 +363,7 @@ void Trainer::save(const std::vector<std::string>& names) {
   if (output_.empty()) return;
   device_.synchronize();
   state_.optimizer = optimizer_.state();
+  state_.tuning = device_.traits().tuning;
   state_.metrics = state_.step_in_epoch > 0 ? executor_.chunk_metrics() : std::vector<Metrics>{};
   const Buffer weights = optimizer_.host_weights();
   const Buffer first_moment = optimizer_.host_first_moment();

@@ -163,12 +163,12 @@ void run(const Launch& launch) {
 
 void submit(cudaStream_t stream, const Launch& launch, std::shared_ptr<const void> kernel) {
   check(launch);
-  const auto deferred = [launch = launch, operation = std::string(launch.operation),
-                         kernel = std::move(kernel)]() mutable {
+  auto deferred = [launch = launch, operation = std::string(launch.operation),
+                   kernel = std::move(kernel)]() mutable {
     launch.operation = operation.c_str();
     run(launch);
   };
-  const cudaError_t status = submit(stream, launch.operation, deferred);
+  const cudaError_t status = submit(stream, launch.operation, std::move(deferred));
   if (status == cudaSuccess) return;
   throw Error(std::string(launch.operation) + ": " + cudaGetErrorName(status) + ": " +
               cudaGetErrorString(status));
