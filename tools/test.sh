@@ -2,8 +2,8 @@
 # Builds and tests Vitrine.
 #   tools/test.sh          format check, build with warnings as errors, all tests; among them every
 #                          CUDA kernel, executed on the CPU
-#   tools/test.sh --full   also everything again with clang and address and undefined-behaviour
-#                          checks, the kernels with thread checks, and all kernels with nvcc
+#   tools/test.sh --full   also the program and all kernels with nvcc, everything again with clang and
+#                          address and undefined-behaviour checks, and the kernels with thread checks
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,7 @@ step "Format"
 tools/format.sh --check
 
 step "Build"
-configure build -DVITRINE_BENCH=ON
+configure build -DVITRINE_BENCH=ON -DVITRINE_CUDA=OFF
 cmake --build build
 
 step "Tests"
@@ -33,14 +33,26 @@ ctest --test-dir build -j "$(nproc)" --output-on-failure --no-tests=error
 
 [[ "${1:-}" == "--full" ]] || exit 0
 
+step "The CUDA device and its kernels with nvcc"
+export PATH="$PATH:/usr/local/cuda/bin"
+if command -v nvcc > /dev/null; then
+  configure build-cuda -DVITRINE_BENCH=OFF -DVITRINE_CUDA=ON
+  cmake --build build-cuda --target vitrine_program cuda_tests
+  tools/kernel_report.py build-cuda
+  build-cuda/vitrine inspect --preset vit_base_patch16_224  # links, loads, and says if it has no GPU
+  ctest --test-dir build-cuda -L cuda --output-on-failure --no-tests=error
+else
+  echo "NOT DONE: there is no nvcc on this machine"
+fi
+
 step "AddressSanitizer and UndefinedBehaviorSanitizer, with clang"
-configure build-sanitize -DVITRINE_BENCH=OFF -DVITRINE_SANITIZE=address,undefined \
+configure build-sanitize -DVITRINE_BENCH=OFF -DVITRINE_CUDA=OFF -DVITRINE_SANITIZE=address,undefined \
   -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS_RELEASE=-O1
 cmake --build build-sanitize
 ctest --test-dir build-sanitize -j "$(nproc)" --output-on-failure --no-tests=error
 
 step "ThreadSanitizer: the CUDA kernels"
-configure build-threads -DVITRINE_BENCH=OFF -DVITRINE_SANITIZE=thread \
+configure build-threads -DVITRINE_BENCH=OFF -DVITRINE_CUDA=OFF -DVITRINE_SANITIZE=thread \
   -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS_RELEASE=-O1
 cmake --build build-threads --target simt_tests
 if compgen -G 'build-threads/tests/simt/simt_*_test' > /dev/null; then
@@ -48,14 +60,3 @@ if compgen -G 'build-threads/tests/simt/simt_*_test' > /dev/null; then
 else
   echo "NOT DONE: the kernels cannot be compiled here"
 fi
-
-step "The CUDA kernels with nvcc"
-export PATH="$PATH:/usr/local/cuda/bin"
-if ! command -v nvcc > /dev/null; then
-  echo "NOT DONE: there is no nvcc on this machine"
-  exit 0
-fi
-configure build-cuda -DVITRINE_BENCH=OFF -DVITRINE_CUDA=ON
-cmake --build build-cuda --target vitrine_kernels cuda_tests
-tools/kernel_report.py build-cuda
-ctest --test-dir build-cuda -L cuda --output-on-failure --no-tests=error

@@ -103,7 +103,7 @@ TEST_F(CudaDeviceTest, AReadbackIsOfItsMoment) {
   }
 }
 
-// A readback that nobody waited for gives its memory back only when the copy is done.
+// Memory of a readback that nobody waited for is used again.
 TEST_F(CudaDeviceTest, ADroppedReadbackHarmsNoOther) {
   const Buffer buffer = device_->allocate(4 * sizeof(float), "test");
   const std::vector<float> first = ramp(4, 1.0f), second = ramp(4, 100.0f);
