@@ -114,6 +114,33 @@ TEST(SimtTraining, TutorialCurveLiesOnTheCpuCurve) {
   expect_same_curve(config, make_digits(16 * steps, 5));
 }
 
+double mean_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += std::abs(a[i] - b[i]);
+  return sum / static_cast<double>(a.size());
+}
+
+// Rounding to bf16 moves the curve less than another seed does.
+TEST(SimtTraining, Bf16LiesWithinTheSpreadOfSeeds) {
+  const std::int64_t steps = kReduced ? 5 : 100;
+  RunConfig config = steps_of("mnist-tutorial", 16, steps);
+  const Dataset data = make_digits(16 * steps, 5);
+  const auto cpu = make_cpu_device(1), simt = make_simt_device();
+  const std::vector<double> expected = loss_curve(*cpu, config, data);
+  double spread = std::numeric_limits<double>::infinity();
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    RunConfig other = config;
+    other.recipe.seed = seed;
+    spread = std::min(spread, mean_difference(loss_curve(*cpu, other, data), expected));
+  }
+  config.recipe.precision = Precision::bf16;
+  const double difference = mean_difference(loss_curve(*simt, config, data), expected);
+  std::cout << "mean difference of a step's loss: bf16 " << difference << ", seeds at least "
+            << spread << "\n";
+  EXPECT_LT(difference, spread);
+  EXPECT_GT(difference, 0.0);
+}
+
 TEST(SimtTraining, ReferenceModelsTakeTheSameSteps) {
   for (const char* name : {"notes-encoder", "cifar10-small", "d2l-224"}) {
     SCOPED_TRACE(name);
