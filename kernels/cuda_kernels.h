@@ -31,7 +31,9 @@ struct ScratchMemory {
 /// row-major. A leading dimension is the distance of two rows, a stride that of two matrices, in
 /// elements.
 struct BatchedMatmul {
-  void* out = nullptr;         ///< out  [m, n]  out_dtype
+  void* out = nullptr;  ///< out  [m, n]  out_dtype
+  /// out  [m], optional: Σ_k a[k, i]; as in Matmul, and for a single product only
+  float* bias_gradient = nullptr;
   const void* a = nullptr;     ///< in   [m, k], or [k, m] when transpose_a  dtype
   const void* b = nullptr;     ///< in   [k, n], or [n, k] when transpose_b  dtype
   const void* bias = nullptr;  ///< in   [n]  dtype, optional
@@ -48,8 +50,9 @@ struct BatchedMatmul {
 class MatmulLibrary {
  public:
   virtual ~MatmulLibrary() = default;
-  /// The arguments are checked. Submits to `stream`.
-  virtual void run(const BatchedMatmul& args, cudaStream_t stream) = 0;
+  /// The arguments are checked. Submits to `stream`. Returns whether a bias_gradient was asked for
+  /// and is written too; always the same for the same kind of product.
+  virtual bool run(const BatchedMatmul& args, cudaStream_t stream) = 0;
 };
 
 /// Convolutions: cuDNN on a GPU, a stand-in of it where kernels are executed on the CPU.

@@ -87,6 +87,33 @@ TEST(Arguments, MatmulIntoFloat) {
   expect_refused([&] { check_arguments(args); }, "out is F16, expected F32 or BF16");
 }
 
+TEST(Arguments, MatmulWithBiasGradient) {
+  const Matmul good{.out = working(6),
+                    .bias_gradient = floats(2),
+                    .a = working(8),
+                    .b = working(12),
+                    .workspace = floats(6),
+                    .m = 2,
+                    .n = 3,
+                    .k = 4,
+                    .transpose_a = true};
+  expect_one_type(good, Field{"a", &Matmul::a}, Field{"b", &Matmul::b});
+  const auto refused = [&](const std::string& message, auto change) {
+    Matmul args = good;
+    change(args);
+    expect_refused([&] { check_arguments(args); }, message);
+  };
+  refused(": bias_gradient has 3 elements, expected 2",
+          [](Matmul& args) { args.bias_gradient.size = 3; });
+  refused("transpose_a", [](Matmul& args) { args.transpose_a = false; });
+  refused("bias_gradient with accumulate", [](Matmul& args) { args.accumulate = true; });
+  refused("bias_gradient with a bias", [](Matmul& args) { args.bias = working(3); });
+  refused("out is BF16 beside a bias_gradient, expected F32",
+          [](Matmul& args) { args.out.dtype = args.a.dtype = args.b.dtype = DType::bf16; });
+  refused("workspace has 5 elements", [](Matmul& args) { args.workspace.size = 5; });
+  refused("workspace has 0 elements", [](Matmul& args) { args.workspace = {}; });
+}
+
 TEST(Arguments, AbsentViewsHaveNoType) {
   Matmul args{.out = working(6), .a = working(8), .b = working(12), .m = 2, .n = 3, .k = 4};
   args.bias.dtype = DType::u8;
@@ -125,6 +152,39 @@ TEST(Arguments, PatchEmbedBackward) {
                   .width = 8,
                   .patch_size = 4};
   expect_one_type(args, Field{"dimages", &Args::dimages}, Field{"dpatches", &Args::dpatches});
+}
+
+// 2 images of 3 channels, 8×12, in 6 patches of 4×4.
+TEST(Arguments, PatchConvolutionForward) {
+  using Args = PatchConvolutionForward;
+  const Args args{.y = working(2 * 6 * 5),
+                  .images = working(2 * 3 * 96),
+                  .weight = working(5 * 3 * 16),
+                  .bias = working(5),
+                  .workspace = floats(2 * 6 * 5),
+                  .batch = 2,
+                  .channels = 3,
+                  .height = 8,
+                  .width = 12,
+                  .patch_size = 4,
+                  .hidden = 5};
+  expect_one_type(args, Field{"y", &Args::y}, Field{"images", &Args::images},
+                  Field{"weight", &Args::weight}, Field{"bias", &Args::bias});
+}
+
+TEST(Arguments, PatchConvolutionBackward) {
+  using Args = PatchConvolutionBackward;
+  const Args args{.dweight = floats(5 * 3 * 16),
+                  .dy = working(2 * 6 * 5),
+                  .images = working(2 * 3 * 96),
+                  .workspace = floats(2 * 6 * 5 + 5 * 3 * 16),
+                  .batch = 2,
+                  .channels = 3,
+                  .height = 8,
+                  .width = 12,
+                  .patch_size = 4,
+                  .hidden = 5};
+  expect_one_type(args, Field{"dy", &Args::dy}, Field{"images", &Args::images});
 }
 
 TEST(Arguments, TokensForward) {

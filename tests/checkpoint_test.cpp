@@ -321,6 +321,13 @@ TEST_F(CheckpointTest, DamagedText) {
     json damaged = whole;
     damaged.erase(key);
     write_file(state, damaged.dump());
+    if (key == "tuning") {
+      EXPECT_EQ(open_checkpoint(run_.path()).state.tuning, "");  // checkpoints before it had none
+      damaged[key] = 3;
+      write_file(state, damaged.dump());
+      expect_error("trainer_state.json", {"tuning: found 3, expected a text"});
+      continue;
+    }
     expect_error("trainer_state.json", {key + ": found nothing"});
     damaged[key] = "text";
     write_file(state, damaged.dump());

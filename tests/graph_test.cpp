@@ -209,6 +209,31 @@ TEST(Gradients, ReachWhatNeedsThem) {
   EXPECT_EQ(graph.shape(graph.gradient(w)), (Shape{3, 6}));
 }
 
+// The weight's and the bias's are one node, and dy passes once; a frozen weight leaves the bias's.
+TEST(Gradients, OfABiasBesideThatOfItsWeight) {
+  for (const bool frozen : {false, true}) {
+    for (const bool biased : {false, true}) {
+      Graph graph;
+      const ValueId x = rows_input(graph, {10, 6});
+      const ValueId w = frozen ? graph.constant("c", {9, 6}, std::vector<float>(54, 1.0f))
+                               : graph.parameter("w", {9, 6});
+      const ValueId b = biased ? graph.parameter("b", {9}) : kNone;
+      const ValueId logits = linear(graph, "logits", x, w, b);
+      if (frozen && !biased) graph.require_gradient(logits);
+      graph.backward(cross_entropy(graph, "loss", logits, rows_input(graph, {10}), {}).loss);
+      const std::vector<const Node*> products = backward_nodes(graph, "matmul");
+      const std::vector<const Node*> sums = backward_nodes(graph, "column_sum");
+      ASSERT_EQ(products.size(), frozen ? 0u : 1u);
+      ASSERT_EQ(sums.size(), frozen && biased ? 1u : 0u);
+      if (frozen) continue;
+      const Node& node = *products[0];
+      EXPECT_EQ(node.outputs, (std::vector{graph.gradient(w), biased ? graph.gradient(b) : kNone}));
+      EXPECT_EQ(graph.cost(node).flops, 2.0 * 10 * 9 * 6 + (biased ? 10 * 9 : 0));
+      EXPECT_EQ(graph.cost(node).bytes, 4.0 * (90 + 60 + 54 + (biased ? 9 : 0)));
+    }
+  }
+}
+
 TEST(Gradients, AreAddedOrTakenAsAddends) {
   Graph graph;
   const ValueId x0 = rows_input(graph, {2, 1, 6});
@@ -237,7 +262,9 @@ TEST(Gradients, AreAddedOrTakenAsAddends) {
   EXPECT_TRUE(backward_nodes(swapped, "add").empty()) << "the matmul takes an addend";
   EXPECT_EQ(backward_nodes(swapped, "residual_backward").size(), 1u);
   bool addend = false;
-  for (const Node* node : backward_nodes(swapped, "matmul")) addend |= node->inputs[3] != kNone;
+  for (const Node* node : backward_nodes(swapped, "matmul")) {
+    addend |= node->inputs.size() > 3 && node->inputs[3] != kNone;
+  }
   EXPECT_TRUE(addend);
 }
 

@@ -1,7 +1,11 @@
-// Matrix product against a double-precision reference, in every combination of its options.
+// Matrix product against a double-precision reference, in every combination of its options, and the
+// bias gradient beside it.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "cpu/cpu_kernels.h"
+#include "reference/reduce.h"
 #include "reference_check.h"
 
 namespace vitrine::cpu {
@@ -83,6 +87,28 @@ TEST(Matmul, BitsDoNotDependOnThreads) {
       const std::vector<float> one = run(c, 7, 1);
       EXPECT_TRUE(same_bits(one, run(c, 7, 2)));
       EXPECT_TRUE(same_bits(one, run(c, 7, 3)));
+    }
+  }
+}
+
+TEST(Matmul, WritesTheBiasGradient) {
+  std::uint64_t seed = 70;
+  for (const auto& [m, n, k] : {std::array{1, 1, 1}, {3, 10, 7}, {17, 5, 33}, {65, 24, 130}}) {
+    for (const int partials : {1, 3}) {
+      SCOPED_TRACE("seed " + std::to_string(++seed));
+      const Case c{m, n, k, true, false, false, false, 2};
+      Inputs in(c, seed);
+      std::vector<float> gradient = poisoned(m + 1), workspace = poisoned(partials * m);
+      ThreadPool pool(2);
+      Matmul args = arguments(c, in);
+      args.bias_gradient = {gradient.data(), m};
+      args.workspace = {workspace.data(), partials * m};
+      CpuKernels(pool).matmul(args);
+      EXPECT_TRUE(same_bits(in.out, run(c, seed, 2)));
+      EXPECT_TRUE(std::isnan(gradient.back()));
+      gradient.pop_back();
+      expect_close(gradient, reference::column_sum(in.a, std::vector<float>(m)),
+                   reference::column_sum(in.a, std::vector<double>(m)), "bias_gradient");
     }
   }
 }

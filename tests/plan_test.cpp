@@ -322,6 +322,33 @@ TEST(Plan, CopiesAnAddendThatIsAlsoMultiplied) {
             1);
 }
 
+// Whether a bias gradient is added to what is there is known when it runs, and then it is a sum of
+// columns on every device.
+TEST(Plan, HasRoomForASumOfColumnsBesideEachBias) {
+  for (const bool fuse : {false, true}) {
+    DeviceTraits traits = traits_with(16);
+    traits.fuse_bias_gradient = fuse;
+    const VitConfig config = preset("mnist-small").model;
+    const Plan plan(build_vit(config, {.rows = 64}), traits, {.batch = 64, .rows = 64});
+    int biases = 0;
+    for (const PlanStep& step : plan.steps()) {
+      const Node& node = plan.graph().nodes()[step.node];
+      if (node.operation->name() != "matmul") continue;
+      const bool biased =
+          node.phase == Phase::backward && node.outputs.size() > 1 && node.outputs[1] != kNone;
+      biases += biased;
+      if (!biased) {
+        EXPECT_EQ(step.workspace_floats, 0) << node.name;
+        continue;
+      }
+      const std::int64_t m = plan.graph().shape(node.outputs[1]).elements();
+      const std::int64_t rows = plan.graph().shape(node.inputs[0]).elements() / m;
+      EXPECT_EQ(step.workspace_floats, m * std::clamp<std::int64_t>(rows / 64, 1, 16)) << node.name;
+    }
+    EXPECT_GT(biases, 3);
+  }
+}
+
 VitConfig dropping(VitConfig c) {
   c.hidden_dropout_prob = c.attention_probs_dropout_prob = c.drop_path_rate = 0.1;
   return c;

@@ -18,15 +18,16 @@ namespace vitrine {
 /// tested for a device that is absent.
 struct DeviceTraits {
   std::string name = "cpu";
-  std::string description;        ///< "2 threads", "NVIDIA H200, 132 multiprocessors"
-  std::int64_t memory = 0;        ///< bytes that may be allocated
-  std::int64_t runtime = 0;       ///< bytes that libraries and context take, whatever runs
+  std::string description;          ///< "2 threads", "NVIDIA H200, 132 multiprocessors"
+  std::int64_t memory = 0;          ///< bytes that may be allocated
+  std::int64_t runtime = 0;         ///< bytes that libraries and context take, whatever runs
   std::int64_t held_by_others = 0;  ///< bytes that other processes hold, where they are many
-  bool chunks = true;             ///< gains from running a batch in cache-sized chunks
-  bool reads_host_memory = true;  ///< stored images stay where they are
-  bool asynchronous = false;      ///< host clocks do not see when an operation runs
-  bool bf16 = false;              ///< has kernels for Precision::bf16
+  bool chunks = true;               ///< gains from running a batch in cache-sized chunks
+  bool reads_host_memory = true;    ///< stored images stay where they are
+  bool asynchronous = false;        ///< host clocks do not see when an operation runs
+  bool bf16 = false;                ///< has kernels for Precision::bf16
   bool fuse_residual_norm = true;
+  bool fuse_bias_gradient = false;  ///< a matmul sums its factor's columns while it reads them
   bool prune_last_block = true;
   int max_partials = 1;    ///< pieces of a column reduction that run side by side
   int max_row_blocks = 1;  ///< pieces of a matmul that run side by side

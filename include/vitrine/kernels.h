@@ -72,10 +72,14 @@ struct TokenWindow {
 
 /// out = op(a) · op(b) (+ bias) (+ out when accumulate); row-major.
 struct Matmul {
-  View<void> out;        ///< out  [m, n]  T, or f32 for gradients of parameters
-  ConstView<void> a;     ///< in   [m, k], or [k, m] when transpose_a  T
-  ConstView<void> b;     ///< in   [k, n], or [n, k] when transpose_b  T
-  ConstView<void> bias;  ///< in   [n]  T, optional
+  View<void> out;  ///< out  [m, n]  T, or f32 for gradients of parameters
+  /// out  [m], optional: Σ_k a[k, i], the gradient of a bias beside that of its weight. Only with
+  /// transpose_a and out in f32, neither with bias nor with accumulate.
+  View<float> bias_gradient;
+  ConstView<void> a;      ///< in   [m, k], or [k, m] when transpose_a  T
+  ConstView<void> b;      ///< in   [k, n], or [n, k] when transpose_b  T
+  ConstView<void> bias;   ///< in   [n]  T, optional
+  View<float> workspace;  ///< [partials, m] with a bias_gradient, as in ColumnSum
   std::int64_t m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   bool accumulate = false;

@@ -1,5 +1,7 @@
 // The flags of a device, and what the program says when there is none.
 #include "cli/commands.h"
+#include "io/files.h"
+#include "vitrine/error.h"
 
 namespace vitrine {
 
@@ -18,7 +20,17 @@ void add_device_flags(CLI::App& command, DeviceOptions& options) {
 
 std::unique_ptr<Device> open_device(const DeviceOptions& options) {
   std::string notice;
-  std::unique_ptr<Device> device = make_device(options, &notice);
+  std::unique_ptr<Device> device;
+  try {
+    device = make_device(options, &notice);
+  } catch (const OutOfMemory& error) {  // a GPU whose memory others hold
+    if (options.name != "auto") throw;
+    notice = error.what();
+    device = make_cpu_device(options.threads);
+  }
+  if (!options.tune.empty() && device->traits().name == "cuda") {
+    const AtomicFile writable(options.tune);  // measuring is in vain where it cannot be kept
+  }
   if (!notice.empty()) std::fprintf(stderr, "vitrine: using the CPU: %s\n", notice.c_str());
   return device;
 }

@@ -1,6 +1,7 @@
 // vitrine train: from data to checkpoints and a report.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/fault_replay.h"
 #include "cli/flags.h"
 #include "cli/progress.h"
 #include "io/files.h"
@@ -152,19 +154,110 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
   std::fflush(stdout);
 }
 
-int finish(const Options& options, const RunConfig& config, Trainer& trainer, Device& device,
-           const Dataset& test, const fs::path& output, TrainOutcome outcome, Console& console,
+/// What a run starts from.
+struct Start {
+  RunConfig config;
+  std::optional<Checkpoint> checkpoint;
+  fs::path output;
+};
+
+Start start_of(const Options& options) {
+  Start start{.output = options.output};
+  if (!options.resume.empty()) {
+    if (options.flags.has_model()) {
+      throw BadInput("--resume: found --preset or --config beside it, expected neither");
+    }
+    start.checkpoint = open_checkpoint(options.resume);
+    start.config = start.checkpoint->config;
+    options.flags.override(start.config);
+    if (start.output.empty()) start.output = start.checkpoint->directory.parent_path();
+    return start;
+  }
+  if (!options.flags.has_model()) {
+    throw BadInput("train: found no model, expected --preset, --config or --resume");
+  }
+  start.config = options.flags.resolve();
+  if (start.output.empty()) start.output = default_output(start.config);
+  return start;
+}
+
+/// A run under way.
+struct Session {
+  Start start;
+  std::unique_ptr<Device> device;
+  Dataset train, test;
+  std::optional<Trainer> trainer;
+  bool trained = false;  ///< what is left is the evaluation for the report
+};
+
+void load_data(Session& session) {
+  RunConfig& config = session.start.config;
+  const Recipe& recipe = config.recipe;
+  session.train = load_dataset(recipe.dataset, recipe.data_dir, Split::train);
+  session.test = load_dataset(recipe.dataset, recipe.data_dir, Split::test);
+  config.class_names = session.train.class_names;
+}
+
+void make_trainer(Session& session, const fs::path& output) {
+  session.trainer.emplace(*session.device, session.start.config, session.train, session.test,
+                          output);
+}
+
+void make_trainer(Session& session, const DeviceOptions& options) {
+  try {
+    make_trainer(session, session.start.output);
+  } catch (const OutOfMemory& error) {
+    if (options.name != "auto" || session.device->traits().name == "cpu") throw;
+    session.device = make_cpu_device(options.threads);
+    make_trainer(session, session.start.output);
+    std::fprintf(stderr, "vitrine: using the CPU: %s\n", error.what());
+  }
+}
+
+void set_start(Session& session) {
+  const std::optional<Checkpoint>& checkpoint = session.start.checkpoint;
+  if (checkpoint) {
+    session.trainer->resume(*checkpoint);
+    if (checkpoint->state.tuning != session.device->traits().tuning) {
+      std::fprintf(stderr,
+                   "vitrine: %s was written with another --tune file: bits may differ from there\n",
+                   checkpoint->directory.c_str());
+    }
+  } else {
+    session.trainer->initialize();
+  }
+}
+
+/// Where the run is: "step 12", "the evaluation after step 12".
+std::string place(const Session& session) {
+  if (!session.trainer) return "the start";
+  const TrainerState& state = session.trainer->state();
+  const Recipe& recipe = session.start.config.recipe;
+  const std::int64_t images = recipe.batch_size * recipe.grad_accum_steps;
+  const std::int64_t left = session.train.size() - state.step_in_epoch * images;
+  if (session.trained || left <= 0 || (recipe.drop_last && left < images)) {
+    return "the evaluation after step " + std::to_string(state.step);
+  }
+  return "step " + std::to_string(state.step + 1);
+}
+
+int finish(const Options& options, Session& session, TrainOutcome outcome, Console& console,
            double bytes_before) {
+  Trainer& trainer = *session.trainer;
+  const fs::path& output = session.start.output;
   const EvaluationResult result = trainer.evaluate(/*details=*/true, console, interrupted);
   write_file(output / "report.html",
-             render_report(make_report(config, trainer, test, result, device.traits())));
+             render_report(make_report(session.start.config, trainer, session.test, result,
+                                       session.device->traits())));
   if (!options.json) {
     if (result.complete) {
       std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);
     }
-    std::printf("Peak memory: %s, planned %s\n",
-                format_bytes(process_bytes("VmHWM") - bytes_before).c_str(),
-                format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
+    const auto of_device = static_cast<double>(session.device->peak_bytes());
+    std::printf(
+        "Peak memory: %s, planned %s\n",
+        format_bytes(of_device > 0 ? of_device : process_bytes("VmHWM") - bytes_before).c_str(),
+        format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
     std::printf("Checkpoint: %s\nReport: %s\n", (output / "last").c_str(),
                 (output / "report.html").c_str());
   }
@@ -173,45 +266,78 @@ int finish(const Options& options, const RunConfig& config, Trainer& trainer, De
   return kInterrupted;
 }
 
-int train(const Options& options) {
-  RunConfig config;
-  std::optional<Checkpoint> checkpoint;
-  fs::path output = options.output;
-  if (!options.resume.empty()) {
-    if (options.flags.has_model()) {
-      throw BadInput("--resume: found --preset or --config beside it, expected neither");
-    }
-    checkpoint = open_checkpoint(options.resume);
-    config = checkpoint->config;
-    options.flags.override(config);
-    if (output.empty()) output = checkpoint->directory.parent_path();
-  } else {
-    if (!options.flags.has_model()) {
-      throw BadInput("train: found no model, expected --preset, --config or --resume");
-    }
-    config = options.flags.resolve();
-    if (output.empty()) output = default_output(config);
-  }
-  const std::unique_ptr<Device> device = open_device(options.device);
-  if (config.recipe.epochs == 0) return write_untrained(config, output, device->traits());
-  const double bytes_before = process_bytes("VmRSS");
-  const Dataset train = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::train);
-  const Dataset test = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::test);
-  config.class_names = train.class_names;
-  Trainer trainer(*device, config, train, test, output);
-  if (checkpoint) {
-    trainer.resume(*checkpoint);
-  } else {
-    trainer.initialize();
-  }
+int run(const Options& options, Session& session, double bytes_before) {
+  const auto& [config, checkpoint, output] = session.start;
+  make_trainer(session, options.device);
+  set_start(session);
   std::error_code error;
   const bool continues = checkpoint && fs::equivalent(output, checkpoint->directory / "..", error);
   if (!continues) create_output(output);
   write_file(output / "config.json", to_json(config).dump(2) + "\n");
-  if (!options.json) print_header(config, trainer, *device, train, test, output);
+  if (!options.json) {
+    print_header(config, *session.trainer, *session.device, session.train, session.test, output);
+  }
   Console console(options.json, config.recipe.epochs);
-  const TrainOutcome outcome = trainer.run(console, interrupted);
-  return finish(options, config, trainer, *device, test, output, outcome, console, bytes_before);
+  const TrainOutcome outcome = session.trainer->run(console, interrupted);
+  session.trained = true;
+  return finish(options, session, outcome, console, bytes_before);
+}
+
+/// The run again from where `fault` says, at most one log interval further than it came.
+std::string replay(Options options, const Fault& fault) {
+  options.device.check_operations = true;
+  if (options.device.name == "auto") options.device.name = "cuda";
+  Session session{.start = start_of(options)};
+  Recipe& recipe = session.start.config.recipe;
+  if (!fault.checkpoint.empty()) session.start.checkpoint = open_checkpoint(fault.checkpoint);
+  const std::int64_t last = recipe.max_steps, most = fault.step + recipe.log_interval;
+  recipe.max_steps = last > 0 ? std::min(last, most) : most;
+  session.device = make_device(options.device);
+  load_data(session);
+  make_trainer(session, fs::path());
+  TrainObserver silent;
+  try {
+    set_start(session);
+    const TrainOutcome outcome = session.trainer->run(silent, interrupted);
+    session.trained = outcome == TrainOutcome::finished || recipe.max_steps == last;
+    if (session.trained) session.trainer->evaluate(/*details=*/true, silent, interrupted);
+    if (interrupted) throw Error("interrupted");
+  } catch (const DeviceError& error) {
+    return place(session) + ": " + error.what();
+  }
+  return "";
+}
+
+std::string last_checkpoint(const fs::path& output) {
+  std::error_code none;
+  return fs::read_symlink(output / "last", none).string();
+}
+
+int train(const Options& options) {
+  if (const std::optional<Fault> fault = fault_to_find()) {
+    find_fault(*fault, [&] { return replay(options, *fault); });
+  }
+  Session session{.start = start_of(options), .device = open_device(options.device)};
+  const auto& [config, checkpoint, output] = session.start;
+  if (config.recipe.epochs == 0) {
+    return write_untrained(config, output, session.device->traits());
+  }
+  const double bytes_before = process_bytes("VmRSS");
+  load_data(session);
+  const std::string checkpoint_before = last_checkpoint(output);
+  try {
+    return run(options, session, bytes_before);
+  } catch (const DeviceError& error) {
+    const std::string checkpoint_now = last_checkpoint(output);
+    Fault fault{.error = fault_of(*session.device), .place = place(session), .run = output};
+    if (session.trainer) fault.step = session.trainer->state().step;
+    if (checkpoint_now != checkpoint_before) fault.checkpoint = output / checkpoint_now;
+    if (options.device.check_operations) {
+      throw DeviceError(fault.place + ": " + error.what() + advice(fault));
+    }
+    if (!fault.error.empty()) start_replay(fault);
+    throw;
+  }
 }
 
 }  // namespace

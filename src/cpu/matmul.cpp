@@ -1,6 +1,7 @@
 // Matrix product with bias and accumulation, by oneDNN.
 //
 //   out = op(a) · op(b) (+ bias) (+ out)
+//   bias_gradient[i] = Σ_k a[k, i]       in a pass of its own: column_sum
 //
 // oneDNN's own threading changes bits with the number of threads, so it is called on one thread and
 // all division of work is ours: `row_blocks` nearly equal runs of output rows. The cut depends on m
@@ -81,6 +82,12 @@ void CpuKernels::matmul(const Matmul& args) {
                                                  : GemmOperand{a + begin * args.k, args.k};
     sgemm(rows, args.n, args.k, block_a, b, beta, block_out, args.n);
   });
+  if (!args.bias_gradient) return;
+  column_sum({.out = args.bias_gradient,
+              .x = args.a,
+              .workspace = args.workspace,
+              .rows = args.k,
+              .cols = args.m});
 }
 
 }  // namespace vitrine::cpu

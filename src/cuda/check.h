@@ -23,6 +23,7 @@ inline bool is_fault(cudaError_t status) {
     case cudaErrorInvalidPc:
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchFailure:
+    case cudaErrorNvlinkUncorrectable:
     case cudaErrorUnknown:
       return true;
     default:

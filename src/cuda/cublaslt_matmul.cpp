@@ -78,6 +78,11 @@ class Scratch {
   void* data_ = nullptr;
 };
 
+/// The epilogue's vector: a bias that is read, or a bias gradient that is written.
+const void* bias_pointer(const BatchedMatmul& args) {
+  return args.bias_gradient != nullptr ? args.bias_gradient : args.bias;
+}
+
 /// Bytes from the first to the last element of out.
 std::size_t extent(const BatchedMatmul& args) {
   const std::int64_t last =
@@ -105,11 +110,14 @@ CublasLtMatmul::Operation CublasLtMatmul::make_operation(const BatchedMatmul& ar
   const cublasOperation_t second = args.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
   set(created, CUBLASLT_MATMUL_DESC_TRANSA, first);
   set(created, CUBLASLT_MATMUL_DESC_TRANSB, second);
-  if (args.bias == nullptr) return operation;
-  set(created, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-  set(created, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(args.dtype));
+  if (bias_pointer(args) == nullptr) return operation;
+  // The columns summed are those of a, and a is the second factor: B.
+  const bool gradient = args.bias_gradient != nullptr;
+  set(created, CUBLASLT_MATMUL_DESC_EPILOGUE,
+      gradient ? CUBLASLT_EPILOGUE_BGRADB : CUBLASLT_EPILOGUE_BIAS);
+  set(created, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, gradient ? CUDA_R_32F : data_type(args.dtype));
   // The heuristic looks at the alignment of the address, so it has to be there before.
-  set(created, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+  set(created, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias_pointer(args));
   if (args.batch > 1) set(created, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, args.bias_stride);
   return operation;
 }
@@ -155,6 +163,10 @@ std::vector<cublasLtMatmulHeuristicResult_t> CublasLtMatmul::candidates(const Ma
       plan.out.get(), preference.get(), most, results.data(), &count);
   results.resize(status == CUBLAS_STATUS_SUCCESS ? static_cast<std::size_t>(count) : 0);
   std::erase_if(results, [](const auto& result) { return result.state != CUBLAS_STATUS_SUCCESS; });
+  const bool unsupported = status == CUBLAS_STATUS_SUCCESS ||
+                           status == CUBLAS_STATUS_NOT_SUPPORTED ||
+                           status == CUBLAS_STATUS_INVALID_VALUE;
+  if (key.bias_gradient && unsupported) return results;
   if (results.empty()) fail(key, "cuBLASLt has no algorithm: " + name(status) + ", expected one");
   return results;
 }
@@ -174,7 +186,7 @@ void CublasLtMatmul::use_measured(const MatmulKey& key, const MatmulAlgorithm& a
 }
 
 // The old contents of out must outlive the measurement, and be added to once.
-void CublasLtMatmul::measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream,
+bool CublasLtMatmul::measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream,
                              Plan& plan) {
   check("cudaStreamSynchronize", cudaStreamSynchronize(stream));  // the workspace is in use there
   const Scratch scratch(extent(args));
@@ -194,9 +206,24 @@ void CublasLtMatmul::measure(const MatmulKey& key, const BatchedMatmul& args, cu
     fastest = time;
     best = candidate.algo;
   }
+  if (!fastest && key.bias_gradient) return false;
   if (!fastest) fail(key, "none of cuBLASLt's algorithms runs, expected one");
   plan.algorithm = best;
   tuning_.add(key, std::bit_cast<MatmulAlgorithm>(best));
+  return true;
+}
+
+bool CublasLtMatmul::choose_algorithm(const MatmulKey& key, const BatchedMatmul& args,
+                                      cudaStream_t stream, Plan& plan) {
+  if (const MatmulAlgorithm* algorithm = tuning_.find(key)) {
+    use_measured(key, *algorithm, plan);
+    return true;
+  }
+  if (tuning_.has_file()) return measure(key, args, stream, plan);
+  const auto first = candidates(key, plan, 1);
+  if (first.empty()) return false;
+  plan.algorithm = first.front().algo;
+  return true;
 }
 
 CublasLtMatmul::Plan CublasLtMatmul::make_plan(const MatmulKey& key, const BatchedMatmul& args,
@@ -215,20 +242,14 @@ CublasLtMatmul::Plan CublasLtMatmul::make_plan(const MatmulKey& key, const Batch
   const std::int64_t b_rows = args.transpose_b ? args.n : args.k;
   Plan plan;
   plan.operation = make_operation(args);
-  plan.bias = args.bias;
+  plan.bias = bias_pointer(args);
   plan.a = make_layout(args.dtype, a_rows, args.m + args.k - a_rows, args.a_leading, args.batch,
                        args.a_stride);
   plan.b = make_layout(args.dtype, b_rows, args.n + args.k - b_rows, args.b_leading, args.batch,
                        args.b_stride);
   plan.out =
       make_layout(args.out_dtype, args.m, args.n, args.out_leading, args.batch, args.out_stride);
-  if (const MatmulAlgorithm* algorithm = tuning_.find(key)) {
-    use_measured(key, *algorithm, plan);
-  } else if (tuning_.has_file()) {
-    measure(key, args, stream, plan);
-  } else {
-    plan.algorithm = candidates(key, plan, 1).front().algo;
-  }
+  if (!choose_algorithm(key, args, stream, plan)) return {};
   return plan;
 }
 
@@ -240,19 +261,30 @@ cublasStatus_t CublasLtMatmul::submit(const Plan& plan, const BatchedMatmul& arg
                         &plan.algorithm, options_.workspace, options_.workspace_bytes, stream);
 }
 
-void CublasLtMatmul::run(const BatchedMatmul& args, cudaStream_t stream) {
+bool CublasLtMatmul::run(const BatchedMatmul& args, cudaStream_t stream) {
   const MatmulKey key = key_of(args);
   auto found = plans_.find(key);
   if (found == plans_.end()) {
     found = plans_.emplace(key, make_plan(key, args, stream)).first;
   }
   Plan& plan = found->second;
-  if (plan.bias != args.bias) {
-    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
-    plan.bias = args.bias;
+  if (plan.operation == nullptr) {
+    BatchedMatmul product = args;
+    product.bias_gradient = nullptr;
+    return run(product, stream);
+  }
+  if (plan.bias != bias_pointer(args)) {
+    plan.bias = bias_pointer(args);
+    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, plan.bias);
   }
   const cublasStatus_t status = submit(plan, args, stream);
+  if (status != CUBLAS_STATUS_SUCCESS && args.bias_gradient != nullptr && !plan.has_run) {
+    plan = {};  // the heuristic only guessed
+    return run(args, stream);
+  }
   if (status != CUBLAS_STATUS_SUCCESS) fail(key, "cublasLtMatmul: " + name(status));
+  plan.has_run = true;
+  return args.bias_gradient != nullptr;
 }
 
 }  // namespace vitrine::cuda

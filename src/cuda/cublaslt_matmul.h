@@ -31,6 +31,7 @@ struct CublasLtOptions {
 ///
 /// The first product of a kind makes its plan; the device may be waited for and memory allocated.
 /// Every later one is a call of cublasLtMatmul and nothing else, so it can be recorded in a graph.
+/// The plan also says whether cuBLASLt writes the bias gradient, which it need not be able to.
 ///
 /// Types: f32, bf16 and f16 with out of the same type or f32; sums are f32. Throws DeviceError, in
 /// one line with the product's shape, when cuBLASLt has no algorithm, when a plan would have to be
@@ -42,7 +43,7 @@ class CublasLtMatmul final : public MatmulLibrary {
   /// does.
   explicit CublasLtMatmul(const CublasLtOptions& options);
 
-  void run(const BatchedMatmul& args, cudaStream_t stream) override;
+  bool run(const BatchedMatmul& args, cudaStream_t stream) override;
 
   std::size_t plans() const { return plans_.size(); }
   /// Writes what was measured since the last call. Throws IoError.
@@ -65,10 +66,11 @@ class CublasLtMatmul final : public MatmulLibrary {
   using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy>;
 
   struct Plan {
-    Operation operation;
+    Operation operation;  ///< null: none writes the bias gradient; the product has another plan
     Layout a, b, out;
     cublasLtMatmulAlgo_t algorithm{};
-    const void* bias = nullptr;  ///< as the operation has it
+    const void* bias = nullptr;  ///< or its gradient, as the operation has it
+    bool has_run = false;
   };
 
   static Operation make_operation(const BatchedMatmul& args);
@@ -76,10 +78,14 @@ class CublasLtMatmul final : public MatmulLibrary {
                             std::int64_t batch, std::int64_t stride);
   Preference make_preference(const MatmulKey& key) const;
   Plan make_plan(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream);
+  /// Empty only where a bias gradient is in the way.
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(const MatmulKey& key, const Plan& plan,
                                                           int most) const;
   void use_measured(const MatmulKey& key, const MatmulAlgorithm& algorithm, Plan& plan) const;
-  void measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream, Plan& plan);
+  /// These put an algorithm into the plan. False: none writes the bias gradient.
+  bool measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream, Plan& plan);
+  bool choose_algorithm(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream,
+                        Plan& plan);
   cublasStatus_t submit(const Plan& plan, const BatchedMatmul& args, cudaStream_t stream) const;
 
   CublasLtOptions options_;

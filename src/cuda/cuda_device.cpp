@@ -6,6 +6,7 @@
 
 #include "cuda/program.h"
 #include "cuda/transfer_ring.h"
+#include "io/format.h"
 
 namespace vitrine::cuda {
 namespace {
@@ -22,11 +23,12 @@ nvtxDomainHandle_t domain() {
 
 std::string describe(const Gpu& gpu) {
   return gpu.name + ", " + std::to_string(gpu.limits.multiprocessors) + " multiprocessors, " +
-         gibibytes(gpu.free_memory) + " of " + gibibytes(gpu.total_memory) + " free";
+         format_bytes(static_cast<double>(gpu.free_memory)) + " of " +
+         format_bytes(static_cast<double>(gpu.total_memory)) + " free";
 }
 
 DeviceTraits traits_of(const Gpu& gpu) {
-  DeviceTraits traits = cuda_traits(gpu.free_memory - kReserveBytes);
+  DeviceTraits traits = cuda_traits(std::max<std::int64_t>(gpu.free_memory - kReserveBytes, 1));
   traits.description = describe(gpu);
   const std::int64_t held = gpu.total_memory - gpu.free_memory;
   if (held > kContextBytes) traits.held_by_others = held;
@@ -66,9 +68,9 @@ Buffer CudaDevice::allocate(std::size_t bytes, const std::string& what) {
     std::size_t free = 0, total = 0;
     check("cudaMemGetInfo", cudaMemGetInfo(&free, &total));
     throw OutOfMemory("out of memory: " + what + ": needed " +
-                      gibibytes(static_cast<std::int64_t>(bytes)) + ", free " +
-                      gibibytes(static_cast<std::int64_t>(free)) + " of " +
-                      gibibytes(static_cast<std::int64_t>(total)) + " on " + gpu_.name);
+                      format_bytes(static_cast<double>(bytes)) + ", free " +
+                      format_bytes(static_cast<double>(free)) + " of " +
+                      format_bytes(static_cast<double>(total)) + " on " + gpu_.name);
   }
   check("cudaMalloc", status);
   const auto size = static_cast<std::int64_t>(bytes);
@@ -154,7 +156,10 @@ void CudaDevice::end_range() {
 }
 
 void CudaDevice::operation_done() {
-  if (options_.check_operations) stream_.synchronize();
+  if (!options_.check_operations) return;
+  const cudaError_t status = cudaStreamSynchronize(stream_.get());
+  if (status == cudaSuccess) return;
+  throw DeviceFault(std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status));
 }
 
 }  // namespace vitrine::cuda

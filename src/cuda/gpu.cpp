@@ -2,8 +2,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstdio>
-
 #include "cuda/check.h"
 
 #ifndef VITRINE_OLDEST_ARCHITECTURE
@@ -52,12 +50,6 @@ int attribute(cudaDeviceAttr which, int number) {
 }
 
 }  // namespace
-
-std::string gibibytes(std::int64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f GiB", static_cast<double>(bytes) / (1 << 30));
-  return text;
-}
 
 Gpu take_gpu(const std::string& device) {
   const int count = count_gpus(device);

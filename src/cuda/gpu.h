@@ -20,7 +20,4 @@ struct Gpu {
 /// what the kernels were compiled for, or held by somebody else.
 Gpu take_gpu(const std::string& device);
 
-/// "79.1 GiB"
-std::string gibibytes(std::int64_t bytes);
-
 }  // namespace vitrine::cuda

@@ -89,6 +89,7 @@ std::string MatmulKey::text() const {
   line += " " + std::string(to_string(dtype)) + "->" + std::string(to_string(out_dtype));
   if (tf32) line += " tf32";
   if (bias) line += " bias";
+  if (bias_gradient) line += " bias_gradient";
   if (accumulate) line += " accumulate";
   line += " leading " + joined({out_leading, a_leading, b_leading});
   if (batch > 1) {
@@ -116,12 +117,13 @@ MatmulKey key_of(const BatchedMatmul& args) {
           .transpose_a = args.transpose_a,
           .transpose_b = args.transpose_b,
           .bias = bias,
+          .bias_gradient = args.bias_gradient != nullptr,
           .accumulate = args.accumulate,
           .tf32 = args.tf32 && args.dtype == DType::f32,
           .out_alignment = alignment_of(args.out),
           .a_alignment = alignment_of(args.a),
           .b_alignment = alignment_of(args.b),
-          .bias_alignment = alignment_of(args.bias)};
+          .bias_alignment = alignment_of(bias ? args.bias : args.bias_gradient)};
 }
 
 MatmulTuning::MatmulTuning(std::filesystem::path path, std::string gpu,

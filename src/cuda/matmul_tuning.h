@@ -26,8 +26,9 @@ struct MatmulKey {
   std::int64_t out_stride = 0, a_stride = 0, b_stride = 0, bias_stride = 0;
   DType dtype = DType::f32, out_dtype = DType::f32;
   bool transpose_a = false, transpose_b = false;
-  bool bias = false, accumulate = false, tf32 = false;
-  /// The largest power of two, at most 256, that divides the address; 256 without a bias.
+  bool bias = false, bias_gradient = false, accumulate = false, tf32 = false;
+  /// The largest power of two, at most 256, that divides the address; of the bias or its gradient,
+  /// 256 without either.
   std::uint32_t out_alignment = 0, a_alignment = 0, b_alignment = 0, bias_alignment = 0;
 
   auto operator<=>(const MatmulKey&) const = default;

@@ -19,6 +19,7 @@ DeviceTraits cuda_traits(std::int64_t memory) {
           .reads_host_memory = false,
           .asynchronous = true,
           .bf16 = true,
+          .fuse_bias_gradient = true,
           .max_partials = 512,
           .max_row_blocks = 1};
 }

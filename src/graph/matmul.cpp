@@ -14,6 +14,16 @@ int row_blocks_of(std::int64_t m, const DeviceTraits& traits) {
       std::min<std::uint64_t>(std::bit_floor(most), static_cast<unsigned>(traits.max_row_blocks)));
 }
 
+ColumnSum column_sum_of(const Operands& operands, View<float> out, std::int64_t rows) {
+  return {.out = out,
+          .x = operands.in(0),
+          .workspace = operands.workspace(),
+          .rows = rows,
+          .cols = out.size,
+          .accumulate = operands.accumulate()};
+}
+
+/// in: dy   out: dbias
 struct ColumnSumOperation final : Operation {
   std::int64_t rows = 0, cols = 0;
 
@@ -25,12 +35,43 @@ struct ColumnSumOperation final : Operation {
     return partials_of(rows, traits) * cols;
   }
   void run(Kernels& kernels, const Operands& operands) const override {
-    kernels.column_sum({.out = operands.out(0).f32(),
-                        .x = operands.in(0),
-                        .workspace = operands.workspace(),
-                        .rows = rows,
-                        .cols = cols,
-                        .accumulate = operands.accumulate()});
+    kernels.column_sum(column_sum_of(operands, operands.out(0).f32(), rows));
+  }
+};
+
+/// in: dy [k, m], x [k, n]   out: dweight [m, n], dbias [m]
+///
+/// Whether gradients are added to is known when it runs, so the workspace is there in any case.
+struct WeightGradientOperation final : Operation {
+  std::int64_t m = 0, n = 0, k = 0;
+  bool tf32 = false;
+
+  std::string name() const override { return "matmul"; }
+  double flops(const Graph&, const Node& node) const override {
+    const double columns = node.outputs[1] == kNone ? 0.0 : 1.0;
+    return static_cast<double>(m) * static_cast<double>(k) *
+           (2.0 * static_cast<double>(n) + columns);
+  }
+  std::int64_t workspace(const Graph&, const Node& node,
+                         const DeviceTraits& traits) const override {
+    return node.outputs[1] == kNone ? 0 : partials_of(k, traits) * m;
+  }
+  void run(Kernels& kernels, const Operands& operands) const override {
+    const View<float> dbias = operands.out(1).f32();
+    const bool fused = dbias && operands.traits().fuse_bias_gradient && !operands.accumulate();
+    kernels.matmul({.out = operands.out(0),
+                    .bias_gradient = fused ? dbias : View<float>(),
+                    .a = operands.in(0),
+                    .b = operands.in(1),
+                    .workspace = fused ? operands.workspace() : View<float>(),
+                    .m = m,
+                    .n = n,
+                    .k = k,
+                    .transpose_a = true,
+                    .accumulate = operands.accumulate(),
+                    .tf32 = tf32,
+                    .row_blocks = row_blocks_of(m, operands.traits())});
+    if (dbias && !fused) kernels.column_sum(column_sum_of(operands, dbias, k));
   }
 };
 
@@ -78,18 +119,16 @@ void MatmulOperation::gradient(Graph& graph, const Node& node) const {
   const ValueId x = node.inputs[0], weight = node.inputs[1], bias = node.inputs[2];
   const ValueId dy = graph.gradient(node.outputs[0]);
   const ValueId dweight = graph.parameter_gradient(weight);
-  if (dweight != kNone) {
-    auto operation = std::make_shared<MatmulOperation>();
+  if (dweight == kNone) {
+    bias_gradient(graph, node, dy, bias);
+  } else {
+    auto operation = std::make_shared<WeightGradientOperation>();
     operation->tf32 = tf32;
     operation->m = n;
     operation->n = k;
     operation->k = m;
-    operation->transpose_a = true;
-    operation->transpose_b = false;
-    operation->parameter_gradient = true;
-    graph.append_to(operation, node.name, {dy, x, kNone, kNone}, {dweight});
+    graph.append_to(operation, node.name, {dy, x}, {dweight, graph.parameter_gradient(bias)});
   }
-  bias_gradient(graph, node, dy, bias);
   if (!graph.value(x).needs_gradient) return;
   auto operation = std::make_shared<MatmulOperation>();
   operation->tf32 = tf32;
@@ -103,7 +142,6 @@ void MatmulOperation::gradient(Graph& graph, const Node& node) const {
 }
 
 void MatmulOperation::run(Kernels& kernels, const Operands& operands) const {
-  const bool added = operands.in(3) || (parameter_gradient && operands.accumulate());
   kernels.matmul({.out = operands.out(0),
                   .a = operands.in(0),
                   .b = operands.in(1),
@@ -111,9 +149,8 @@ void MatmulOperation::run(Kernels& kernels, const Operands& operands) const {
                   .m = m,
                   .n = n,
                   .k = k,
-                  .transpose_a = transpose_a,
                   .transpose_b = transpose_b,
-                  .accumulate = added,
+                  .accumulate = static_cast<bool>(operands.in(3)),
                   .tf32 = tf32,
                   .row_blocks = row_blocks_of(m, operands.traits())});
 }

@@ -29,8 +29,7 @@ using OperationPtr = std::shared_ptr<const Operation>;
 /// in: a, b, bias, addend   out: a·b. As `linear` a = x, b = weight [N, K], transpose_b.
 struct MatmulOperation final : Operation {
   std::int64_t m = 0, n = 0, k = 0;
-  bool transpose_a = false, transpose_b = true;
-  bool parameter_gradient = false;  ///< output 0 is one, and is accumulated when the run says so
+  bool transpose_b = true;
   bool tf32 = false;
 
   std::string name() const override { return "matmul"; }

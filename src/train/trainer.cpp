@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/files.h"
+#include "io/format.h"
 
 namespace vitrine {
 namespace {
@@ -69,10 +70,10 @@ std::int64_t bytes_needed(const Plan& plan, const Dataset& train, const Device& 
          DeviceImages::bytes(train, plan.chunking().batch, fit_on_device(plan, train, traits));
 }
 
-// " (other processes hold 71680 MiB)"
+// " (other processes hold 70.0 GiB)"
 std::string held_by_others(const DeviceTraits& traits) {
   if (traits.held_by_others == 0) return "";
-  return " (other processes hold " + std::to_string(traits.held_by_others >> 20) + " MiB)";
+  return " (other processes hold " + format_bytes(static_cast<double>(traits.held_by_others)) + ")";
 }
 
 // "; the largest batch that fits is 96"
@@ -141,12 +142,11 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
       executor_([&] {
         const std::int64_t needed = bytes_needed(plan_, train, device);
         if (needed > device.traits().memory) {
-          throw OutOfMemory("out of memory: batch_size " +
-                            std::to_string(config.recipe.batch_size) + " needs " +
-                            std::to_string(needed >> 20) + " MiB, free are " +
-                            std::to_string(device.traits().memory >> 20) + " MiB" +
-                            held_by_others(device.traits()) +
-                            largest_batch_hint(config, train, device));
+          throw OutOfMemory(
+              "out of memory: batch_size " + std::to_string(config.recipe.batch_size) + " needs " +
+              format_bytes(static_cast<double>(needed)) + ", free are " +
+              format_bytes(static_cast<double>(device.traits().memory)) +
+              held_by_others(device.traits()) + largest_batch_hint(config, train, device));
         }
         return Executor(device, plan_);
       }()),
@@ -334,12 +334,13 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
       if (ends || state_.step % recipe.log_interval == 0) read_progress(done);
       const bool due =
           recipe.checkpoint_interval > 0 && state_.step % recipe.checkpoint_interval == 0;
-      const bool saves = !ends && (interrupt || stop() || due);
+      const bool stops = interrupt;  // asked once: what is not saved now is not left either
+      const bool saves = !ends && (stops || stop() || due);
       report_progress(observer, /*wait=*/ends || saves);
       state_.epoch_seconds = before + seconds_since(start);
       if (ends) break;
       if (saves) save({"last"});
-      if (interrupt) return TrainOutcome::interrupted;
+      if (stops) return TrainOutcome::interrupted;
       if (stop()) return TrainOutcome::step_limit;
     }
     range.reset();

@@ -1,6 +1,7 @@
 // cuBLASLt as its header documents it, for column-major matrices of f32, bf16 and f16:
 //
 //   D = alpha · op(A) · op(B) + beta · C (+ bias, one value a row of D)
+//   bias gradient (BGRADB), one value a column of D: the sum of op(B) over k
 //
 // Sums are float, by oneDNN. With beta = 0 the contents of C are not read. Refused as the library
 // does, by status: factors that do not fit, leading dimensions too small, combinations of types
@@ -27,6 +28,7 @@ namespace {
 
 simt::LtCalls counts;
 int refused_algorithm = -1;
+bool refuses_bias_gradient = false;
 
 struct Operation {
   cublasComputeType_t compute;
@@ -130,11 +132,21 @@ std::uint64_t inner(const Problem& p) {
   return p.operation.transpose_a == CUBLAS_OP_N ? p.a.cols : p.a.rows;
 }
 
+/// Whether the epilogue reads or writes a vector by the bias pointer.
+bool has_vector(const Problem& p) {
+  return p.operation.epilogue == CUBLASLT_EPILOGUE_BIAS ||
+         p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB;
+}
+
+bool epilogue_supported(const Problem& p) {
+  if (p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB) return !refuses_bias_gradient;
+  return has_vector(p) || p.operation.epilogue == CUBLASLT_EPILOGUE_DEFAULT;
+}
+
 bool types_supported(const Problem& p) {
   const cudaDataType_t in = p.a.type, out = p.d.type;
   if (p.operation.scale != CUDA_R_32F || p.b.type != in || p.c.type != out) return false;
-  const bool has_bias = p.operation.epilogue == CUBLASLT_EPILOGUE_BIAS;
-  if (has_bias && p.operation.bias_type != -1 && p.operation.bias_type != out) return false;
+  if (has_vector(p) && p.operation.bias_type != -1 && p.operation.bias_type != out) return false;
   switch (p.operation.compute) {
     case CUBLAS_COMPUTE_32F:
       return (in == CUDA_R_32F || in == CUDA_R_16BF || in == CUDA_R_16F) &&
@@ -165,12 +177,9 @@ bool shapes_fit(const Problem& p) {
 }
 
 cublasStatus_t status_of(const Problem& p) {
-  const bool has_bias = p.operation.epilogue == CUBLASLT_EPILOGUE_BIAS;
   if (!shapes_fit(p)) return CUBLAS_STATUS_INVALID_VALUE;
-  if (has_bias && p.operation.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  if (!has_bias && p.operation.epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  }
+  if (has_vector(p) && p.operation.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  if (!epilogue_supported(p)) return CUBLAS_STATUS_NOT_SUPPORTED;
   for (const Layout* layout : {&p.a, &p.b, &p.c, &p.d}) {
     constexpr std::uint64_t kMost = std::numeric_limits<std::int32_t>::max();
     if (layout->order != CUBLASLT_ORDER_COL || layout->rows > kMost || layout->cols > kMost) {
@@ -280,6 +289,7 @@ struct Call {
     std::vector<float> sums(static_cast<std::size_t>(rows * cols));
     vitrine::cpu::sgemm(rows, cols, k, {left.data(), k}, {right.data(), cols}, 0.0f, sums.data(),
                         cols);
+    if (p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB) sum_columns(right, k, cols, batch);
     for (std::int64_t col = 0; col < cols; ++col) {
       for (std::int64_t row = 0; row < rows; ++row) {
         float value = alpha * sums[row * cols + col];
@@ -293,14 +303,25 @@ struct Call {
       }
     }
   }
+
+  // Of the factor as the product reads it: rounded to tf32 if that is.
+  void sum_columns(const std::vector<float>& right, std::int64_t k, std::int64_t cols,
+                   std::int64_t batch) const {
+    const Problem& p = problem;
+    for (std::int64_t col = 0; col < cols; ++col) {
+      float sum = 0.0f;
+      for (std::int64_t i = 0; i < k; ++i) sum += right[i * cols + col];
+      store(const_cast<void*>(p.operation.bias), p.d.type, batch * p.operation.bias_stride + col,
+            sum);
+    }
+  }
 };
 
 bool keeps_promises(const Choice& choice, const Call& call) {
   const Operation& operation = call.problem.operation;
-  const bool biased = operation.epilogue == CUBLASLT_EPILOGUE_BIAS;
   return alignment_of(call.a) >= choice.a && alignment_of(call.b) >= choice.b &&
          alignment_of(call.c) >= choice.c && alignment_of(call.d) >= choice.d &&
-         (!biased || alignment_of(operation.bias) >= choice.bias);
+         (!has_vector(call.problem) || alignment_of(operation.bias) >= choice.bias);
 }
 
 }  // namespace
@@ -317,6 +338,10 @@ void reset_lt_calls() {
 
 void refuse_lt_algorithm(int algorithm) {
   refused_algorithm = algorithm;
+}
+
+void refuse_lt_bias_gradient(bool refuse) {
+  refuses_bias_gradient = refuse;
 }
 
 }  // namespace simt

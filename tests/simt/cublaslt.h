@@ -25,4 +25,7 @@ void reset_lt_calls();
 /// Lets cublasLtMatmul refuse an algorithm that the heuristic offers all the same; -1: none.
 void refuse_lt_algorithm(int algorithm);
 
+/// Lets no algorithm write a bias gradient.
+void refuse_lt_bias_gradient(bool refuse);
+
 }  // namespace simt

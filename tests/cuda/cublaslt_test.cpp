@@ -1,5 +1,5 @@
 // Matrix products through the stand-in of cuBLASLt: results against a double-precision reference,
-// plans, measured algorithms and their file, per-head maps.
+// plans, measured algorithms and their file, bias gradients beside the product, per-head maps.
 #include "simt/cublaslt.h"
 
 #include <cublasLt.h>
@@ -16,8 +16,11 @@
 #include "io/files.h"
 #include "kernels/kernel_device.h"
 #include "reference/per_head_linear.h"
+#include "reference/reduce.h"
+#include "simt/device.h"
 #include "simt/streams.h"
 #include "temporary_directory.h"
+#include "vit_run.h"
 
 namespace vitrine::cuda {
 namespace {
@@ -159,6 +162,7 @@ class CublasLt : public ::testing::Test {
     simt::reset_device();
     simt::reset_lt_calls();
     simt::refuse_lt_algorithm(-1);
+    simt::refuse_lt_bias_gradient(false);
     workspace_.emplace(kWorkspace);
     library_.emplace(options());
   }
@@ -605,6 +609,221 @@ TEST_F(Tuning, RefusesAlgorithmsThatDoNotRunHere) {
   } catch (const BadInput& error) {
     EXPECT_NE(std::string(error.what()).find("65536 bytes of workspace"), std::string::npos)
         << error.what();
+  }
+}
+
+/// The gradients of a linear layer's weight, dyᵀ·x, and of its bias, the sums of dy's columns.
+class BiasGradient : public Tuning {
+ protected:
+  static Case product(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k) {
+    Case c{.dtype = dtype, .m = m, .n = n, .k = k};
+    c.transpose_a = true;
+    return c;
+  }
+  static Matmul arguments(const Device& device, const DeviceArray<float>& dbias,
+                          const DeviceArray<float>& workspace) {
+    const Case& c = device.p.c;
+    return {.out = device.out.view(),
+            .bias_gradient = {dbias.data(), c.m},
+            .a = device.a.view(),
+            .b = device.b.view(),
+            .workspace = workspace.view(),
+            .m = c.m,
+            .n = c.n,
+            .k = c.k,
+            .transpose_a = true};
+  }
+  /// What lies behind the m values of `dbias` was NaN and has to be.
+  static void expect_gradients(const Problem& p, const std::vector<float>& dweight,
+                               std::vector<float> dbias) {
+    EXPECT_TRUE(std::all_of(dbias.begin() + p.c.m, dbias.end(), [](float v) {
+      return std::isnan(v);
+    })) << "written behind the bias gradient";
+    dbias.resize(static_cast<std::size_t>(p.c.m));
+    expect_close(dweight, p.result<float>(), p.result<double>(), "dweight");
+    expect_close(dbias, reference::column_sum(p.a_values, std::vector<float>(dbias.size())),
+                 reference::column_sum(p.a_values, std::vector<double>(dbias.size())), "dbias");
+  }
+};
+
+TEST_F(BiasGradient, AgreesWithDoublePrecision) {
+  std::mt19937_64 random(161);
+  const auto size = [&] { return kSizes[random() % std::size(kSizes)]; };
+  for (const bool refuse : {false, true}) {
+    simt::refuse_lt_bias_gradient(refuse);
+    for (const DType dtype : kFloatTypes) {
+      for (int repeat = 0; repeat < (kReduced ? 2 : 12); ++repeat) {
+        CublasLtMatmul library(options());
+        const Case c = product(dtype, size(), size(), size());
+        const std::uint64_t seed = random();
+        SCOPED_TRACE(c.text() + (refuse ? " by a kernel seed " : " seed ") + std::to_string(seed));
+        const Problem problem(c, seed);
+        const Device device(problem);
+        const std::int64_t partials = 1 + static_cast<std::int64_t>(random() % 3);
+        const DeviceArray<float> dbias(poisoned(c.m + c.n)), workspace(partials * c.m);
+        simt::reset_counters();
+        CudaKernels(nullptr, CudaLimits{}, nullptr, &library)
+            .matmul(arguments(device, dbias, workspace));
+        EXPECT_EQ(simt::counters().launches, refuse ? (partials > 1 ? 3 : 2) : 1);
+        expect_gradients(problem, device.out.values(), dbias.values());
+      }
+    }
+  }
+}
+
+TEST_F(BiasGradient, StaysWithTheFirstDecision) {
+  const Problem problem(product(DType::bf16, 33, 31, 65), 171);
+  for (const bool refuse : {false, true}) {
+    simt::refuse_lt_bias_gradient(refuse);
+    CublasLtMatmul library(options());
+    const Device device(problem);
+    const DeviceArray<float> first(poisoned(34)), second(poisoned(34));
+    BatchedMatmul args = device.args();
+    EXPECT_FALSE(library.run(args, nullptr)) << "not asked for";
+    args.bias_gradient = first.data();
+    EXPECT_EQ(library.run(args, nullptr), !refuse);
+    EXPECT_EQ(library.plans(), 2u);
+    simt::refuse_lt_bias_gradient(false);
+    simt::reset_lt_calls();
+    args.bias_gradient = second.data();
+    EXPECT_EQ(library.run(args, nullptr), !refuse);
+    EXPECT_EQ(library.plans(), 2u);
+    EXPECT_EQ(simt::lt_calls().heuristics, 0);
+    EXPECT_EQ(simt::lt_calls().matmuls, 1);
+    EXPECT_TRUE(same_bits(first.values(), second.values()));
+    EXPECT_EQ(std::isnan(second.values().front()), refuse);
+    args.bias_gradient = second.data() + 1;  // another alignment is another kind
+    EXPECT_TRUE(library.run(args, nullptr));
+    EXPECT_EQ(library.plans(), 3u);
+  }
+}
+
+TEST_F(BiasGradient, HasAKeyOfItsOwn) {
+  BatchedMatmul args{.m = 3, .n = 4, .k = 5};
+  const MatmulKey plain = key_of(args);
+  args.bias_gradient = reinterpret_cast<float*>(std::uintptr_t{256});
+  const MatmulKey gradient = key_of(args);
+  args.bias_gradient = nullptr;
+  args.bias = reinterpret_cast<float*>(std::uintptr_t{256});
+  const MatmulKey bias = key_of(args);
+  EXPECT_NE(plain, gradient);
+  EXPECT_NE(gradient, bias);
+  EXPECT_NE(plain.text(), gradient.text());
+  EXPECT_NE(gradient.text(), bias.text());
+}
+
+// A product that is wrong in itself is not taken for one without an algorithm.
+TEST_F(BiasGradient, HidesNoError) {
+  const Problem problem(product(DType::f32, 17, 9, 12), 173);
+  const Device device(problem);
+  const DeviceArray<float> dbias(poisoned(17));
+  BatchedMatmul args = device.args();
+  args.bias_gradient = dbias.data();
+  args.a_leading = args.m - 1;
+  expect_refused([&] { library().run(args, nullptr); }, "CUBLAS_STATUS_INVALID_VALUE");
+  args = device.args();
+  args.bias_gradient = dbias.data();
+  args.b = static_cast<const char*>(args.b) + 1;
+  expect_refused([&] { library().run(args, nullptr); }, "CUBLAS_STATUS_NOT_SUPPORTED");
+}
+
+TEST_F(BiasGradient, IsRecordedEitherWay) {
+  const Problem problem(product(DType::f32, 40, 24, 70), 175);
+  for (const bool refuse : {false, true}) {
+    simt::refuse_lt_bias_gradient(refuse);
+    cudaStream_t stream = nullptr;
+    require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CublasLtMatmul library(options());
+    CudaKernels kernels(stream, CudaLimits{}, nullptr, &library);
+    const Device warm_up(problem), device(problem);
+    const DeviceArray<float> dbias(poisoned(41)), workspace(poisoned(2 * 40));
+    kernels.matmul(arguments(warm_up, dbias, workspace));
+    require_cuda(cudaStreamSynchronize(stream));
+    const std::vector<float> expected = dbias.values();
+    require_cuda(cudaMemset(dbias.data(), 0xFF, 41 * sizeof(float)));
+    cudaGraph_t graph = nullptr;
+    require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    kernels.matmul(arguments(device, dbias, workspace));
+    require_cuda(cudaStreamEndCapture(stream, &graph));
+    cudaGraphExec_t replay = nullptr;
+    require_cuda(cudaGraphInstantiate(&replay, graph, 0));
+    require_cuda(cudaGraphLaunch(replay, stream));
+    require_cuda(cudaStreamSynchronize(stream));
+    EXPECT_TRUE(same_bits(dbias.values(), expected));
+    expect_gradients(problem, device.out.values(), dbias.values());
+    require_cuda(cudaGraphExecDestroy(replay));
+    require_cuda(cudaGraphDestroy(graph));
+    require_cuda(cudaStreamDestroy(stream));
+  }
+}
+
+TEST_F(BiasGradient, IsMeasuredWhereItCanBeWritten) {
+  const Problem problem(product(DType::bf16, 64, 32, 48), 177);
+  for (const bool refuse : {false, true}) {
+    simt::refuse_lt_bias_gradient(refuse);
+    const std::filesystem::path path = directory_ / (refuse ? "refused" : "written");
+    for (const bool again : {false, true}) {
+      CublasLtMatmul library(options(path));
+      const Device device(problem);
+      const DeviceArray<float> dbias(poisoned(65)), workspace(poisoned(64));
+      simt::reset_lt_calls();
+      CudaKernels(nullptr, CudaLimits{}, nullptr, &library)
+          .matmul(arguments(device, dbias, workspace));
+      expect_gradients(problem, device.out.values(), dbias.values());
+      EXPECT_EQ(simt::lt_calls().matmuls > 1, !again) << "measured";
+      library.save();
+    }
+    EXPECT_EQ(read_file(path).find("bias_gradient") != std::string::npos, !refuse);
+  }
+}
+
+/// A network's gradients, and what the device was asked for.
+struct NetworkGradients {
+  std::vector<float> values;
+  std::int64_t launches = 0, biases = 0;
+};
+
+/// Of the same random images `runs` times, added up.
+NetworkGradients network_gradients(vitrine::Device& device, Precision precision, int runs) {
+  constexpr std::int64_t kImages = 5;
+  const VitConfig config = small_vit();
+  VitRun run(device, config, {.precision = precision}, {.batch = kImages, .rows = kImages},
+             kImages);
+  const std::vector<float> weights = random_weights(run.plan(), 181);
+  for (int i = 0; i < runs; ++i) {
+    simt::reset_counters();
+    run.run(weights, Batch(config, kImages, kImages, 182), {.loss_scale = 1.0f / kImages}, kImages,
+            i > 0);
+  }
+  NetworkGradients found{.values = run.gradients(), .launches = simt::counters().launches};
+  for (const Node& node : run.plan().graph().nodes()) {
+    found.biases += node.phase == Phase::backward && node.operation->name() == "matmul" &&
+                    node.outputs.size() > 1 && node.outputs[1] != kNone;
+  }
+  return found;
+}
+
+// Beside the product where nothing is added to; one more launch for each bias otherwise.
+TEST_F(BiasGradient, OfANetwork) {
+  constexpr double kEpsilons = 200;
+  for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+    const auto device = make_simt_device();
+    const NetworkGradients beside = network_gradients(*device, precision, 1);
+    const NetworkGradients twice = network_gradients(*device, precision, 2);
+    simt::refuse_lt_bias_gradient(true);
+    const auto refusing = make_simt_device();
+    const NetworkGradients apart = network_gradients(*refusing, precision, 1);
+    simt::refuse_lt_bias_gradient(false);
+    EXPECT_GT(beside.biases, 5);
+    EXPECT_EQ(apart.launches, beside.launches + beside.biases);
+    EXPECT_EQ(twice.launches, beside.launches + beside.biases);
+    std::vector<float> doubled = beside.values;
+    for (float& value : doubled) value *= 2;
+    expect_near_norm(apart.values, beside.values, kEpsilons, "apart");
+    expect_near_norm(twice.values, doubled, kEpsilons, "twice");
+    if (precision != Precision::fp32) continue;
+    const auto cpu = make_cpu_device(1);
+    expect_near_norm(beside.values, network_gradients(*cpu, precision, 1).values, kEpsilons, "cpu");
   }
 }
 

@@ -4,13 +4,13 @@
 
 #include <iostream>
 
+#include "nvtx_recorder.h"
 #include "reference_check.h"
 #include "simt/device.h"
 #include "simt/gpu.h"
-#include "simt/nvtx_recorder.h"
 #include "simt/streams.h"
-#include "simt/training_runs.h"
 #include "temporary_directory.h"
+#include "training_runs.h"
 #include "vit_cases.h"
 #include "vit_run.h"
 

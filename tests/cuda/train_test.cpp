@@ -6,7 +6,7 @@
 
 #include "simt/device.h"
 #include "simt/schedule.h"
-#include "simt/training_runs.h"
+#include "training_runs.h"
 #include "vit_cases.h"
 #include "vit_differences.h"
 #include "vit_run.h"

@@ -1,4 +1,4 @@
-#include "simt/nvtx_recorder.h"
+#include "nvtx_recorder.h"
 
 #define NVTX_NO_IMPL  // the types only: the calls to listen to are in src/cuda
 #include <nvtx3/nvToolsExt.h>

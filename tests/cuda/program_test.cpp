@@ -1,0 +1,508 @@
+// What a user of --device cuda sees: no GPU or one that is too old, memory that is not there,
+// errors that come late, Ctrl-C; and that the commands give what they give on the CPU. The program
+// is vitrine with the emulated GPU.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
+#include <sstream>
+
+#include "io/files.h"
+#include "run_program.h"
+#include "temporary_directory.h"
+#include "vitrine/checkpoint.h"
+#include "vitrine/dataset.h"
+#include "vitrine/image.h"
+
+namespace vitrine {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using Words = std::vector<std::string>;
+
+constexpr const char* kConfig = R"({
+  "image_size": 28, "patch_size": 14, "num_channels": 1, "hidden_size": 8, "num_hidden_layers": 2,
+  "num_attention_heads": 2, "intermediate_size": 12, "num_classes": 10, "dataset": "mnist",
+  "batch_size": 16, "epochs": 2, "log_interval": 1})";
+constexpr int kStepsPerEpoch = 6;  // of 90 images, the last with 10
+constexpr const char* kIllegalAddress =
+    "cudaErrorIllegalAddress: an illegal memory access was encountered";
+
+Words operator+(Words a, const Words& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+/// An environment variable for the programs run while it lives.
+class Variable {
+ public:
+  Variable(const char* name, const std::string& value) : name_(name) {
+    ::setenv(name, value.c_str(), 1);
+  }
+  ~Variable() { ::unsetenv(name_); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+
+ private:
+  const char* name_;
+};
+
+struct Gpu : Variable {
+  explicit Gpu(const std::string& what) : Variable("VITRINE_SIMT_GPU", what) {}
+};
+struct InjectedFault : Variable {
+  explicit InjectedFault(const std::string& what) : Variable("VITRINE_SIMT_FAULT", what) {}
+};
+struct Streams : Variable {
+  explicit Streams(const std::string& mode) : Variable("VITRINE_SIMT_STREAMS", mode) {}
+};
+
+Words lines_of(const std::string& text) {
+  Words lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+/// Every file below the working directory with what it holds; links with where they point.
+std::map<std::string, std::string> files() {
+  std::map<std::string, std::string> found;
+  for (const auto& entry : fs::recursive_directory_iterator(".")) {
+    std::string& content = found[entry.path().string()];
+    if (entry.is_symlink()) {
+      content = fs::read_symlink(entry.path()).string();
+    } else if (entry.is_regular_file()) {
+      content = read_file(entry.path());
+    }
+  }
+  return found;
+}
+
+class ProgramTest : public testing::Test {
+ protected:
+  ProgramTest() : home_(fs::current_path()) {
+    ::setenv("VITRINE_PROGRAM", fs::absolute(program_path()).c_str(), 1);
+    for (const char* name : {"VITRINE_SIMT_GPU", "VITRINE_SIMT_FAULT", "VITRINE_SIMT_STREAMS"}) {
+      ::unsetenv(name);
+    }
+    fs::current_path(directory_.path());
+    write_file("small.json", kConfig);
+    write_idx(make_digits(90, 5), "data", Split::train);
+    write_idx(make_digits(40, 6), "data", Split::test);
+  }
+  ~ProgramTest() override { fs::current_path(home_); }
+
+  /// JSON lines, so that standard error holds nothing but complaints.
+  static Words train(const Words& more, const std::string& output = "run",
+                     const std::string& device = "cuda") {
+    return Words{"train",    "--config", "small.json", "--json",
+                 "--device", device,     "--output",   output} +
+           more;
+  }
+
+  static void expect_parts(const std::string& text, const Words& parts) {
+    for (const std::string& part : parts) {
+      EXPECT_NE(text.find(part), std::string::npos) << part << "\nin: " << text;
+    }
+  }
+  static std::string output_of(const Words& words) {
+    SCOPED_TRACE(testing::PrintToString(words));
+    const ProgramResult result = run_program_with(words);
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(result.err, "");
+    return result.out;
+  }
+  /// The program ends with `code`, prints nothing but one line on standard error that has every
+  /// part, and leaves the directory as it was.
+  static std::string expect_failure(int code, const Words& words, const Words& parts) {
+    SCOPED_TRACE(testing::PrintToString(words));
+    const auto before = files();
+    const ProgramResult result = run_program_with(words);
+    EXPECT_EQ(result.code, code) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_EQ(result.err.substr(0, 9), "vitrine: ") << result.err;
+    EXPECT_EQ(result.out, "");
+    expect_parts(result.err, parts);
+    EXPECT_TRUE(files() == before) << "files changed";
+    return result.err;
+  }
+  /// With --device auto the program says why it takes the CPU, in one line, and takes it.
+  static void expect_cpu(const Words& more, const Words& parts) {
+    const ProgramResult result =
+        run_program_with(train(Words{"--max-steps", "1"} + more, "auto", "auto"));
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_EQ(result.err.find("vitrine: using the CPU: "), 0u) << result.err;
+    expect_parts(result.err, parts);
+    EXPECT_EQ(open_checkpoint("auto").state.step, 1);
+    EXPECT_NE(read_file("auto/report.html").find("<td>cpu</td>"), std::string::npos);
+    fs::remove_all("auto");
+  }
+  static void expect_same_run(const std::string& a, const std::string& b) {
+    for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+      EXPECT_TRUE(read_file(fs::path(a) / "last" / file) == read_file(fs::path(b) / "last" / file))
+          << file << " of " << a << " and " << b;
+    }
+  }
+  /// A run that fails with a complaint of two lines: that something went wrong, and what.
+  static std::string expect_fault(const Words& words) {
+    SCOPED_TRACE(testing::PrintToString(words));
+    const ProgramResult result = run_program_with(words);
+    EXPECT_EQ(result.code, 1) << result.err;
+    EXPECT_EQ(result.out, "");
+    const Words lines = lines_of(result.err);
+    if (lines.size() != 2) {
+      ADD_FAILURE() << "expected two lines, found: " << result.err;
+      return "";
+    }
+    const std::regex first("vitrine: cuda[A-Za-z]*: " + std::string(kIllegalAddress) +
+                           "; looking for the operation, step by step …");
+    EXPECT_TRUE(std::regex_match(lines[0], first)) << lines[0];
+    return lines[1];
+  }
+
+  TemporaryDirectory directory_;
+  fs::path home_;
+};
+
+TEST_F(ProgramTest, NoGpuThatCanBeUsed) {
+  struct Case {
+    std::string gpu, fault;
+    Words parts;
+  };
+  const Case cases[] = {
+      {"devices=0", "", {"--device cuda: found no CUDA GPU, expected at least one"}},
+      {"error=35;driver=0", "", {"--device cuda: found no NVIDIA driver, expected one"}},
+      {"driver=12000;runtime=13010",
+       "",
+       {"--device cuda: the driver is too old: found CUDA 12.0, expected 13.1 or newer"}},
+      {"capability=7.5;name=Old GPU",
+       "",
+       {"--device cuda: Old GPU: found compute capability 7.5, expected 8.0 or higher"}},
+      {"name=Full GPU",
+       "cudaMemGetInfo:1:2",
+       {"--device cuda: Full GPU: cudaErrorMemoryAllocation: out of memory; another process"}}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.gpu + " " + c.fault);
+    const Gpu gpu(c.gpu);
+    const InjectedFault fault(c.fault.empty() ? "none:1:1" : c.fault);
+    expect_failure(1, train({}), c.parts);
+    expect_cpu({}, c.parts);
+  }
+}
+
+TEST_F(ProgramTest, BadFlags) {
+  expect_failure(1, train({}, "run", "cuda:3"), {"--device cuda:3: found 1 GPU", "0 to 0"});
+  {
+    const Gpu two("devices=2");
+    expect_failure(1, train({}, "run", "cuda:2"), {"--device cuda:2: found 2 GPUs", "0 to 1"});
+    output_of(train({"--max-steps", "1"}, "second", "cuda:1"));
+  }
+  expect_failure(2, train({}, "run", "cuda:x"), {"--device", "\"cuda:x\"", "auto, cpu, cuda"});
+  expect_failure(2, train({"--precision", "bf16"}, "run", "cpu"), {"precision", "bf16", "fp32"});
+  const Variable replay("VITRINE_FAULT_REPLAY", "yes");
+  expect_failure(2, train({}), {"VITRINE_FAULT_REPLAY", "\"yes\"", "expected nothing"});
+}
+
+// The largest batch that is said to fit must fit, and one more must not.
+TEST_F(ProgramTest, TooLittleMemory) {
+  const Words wide = {"--patch-size", "7", "--hidden-size", "16", "--intermediate-size", "4096"};
+  const Words large = wide + Words{"--batch-size", "90"};
+  for (const int mebibytes : {200, 220}) {
+    SCOPED_TRACE(mebibytes);
+    const Gpu gpu("memory=8g;used=" + std::to_string(8192 - mebibytes) + "m");
+    const std::string line = expect_failure(
+        1, train(large),
+        {"out of memory: batch_size 90 needs ", ", free are ", "(other processes hold "});
+    const std::regex hint("[^;]*; the largest batch that fits is ([0-9]+)\n");
+    std::smatch match;
+    ASSERT_TRUE(std::regex_match(line, match, hint)) << line;
+    const int batch = std::stoi(match[1]);
+    output_of(
+        train(wide + Words{"--max-steps", "1", "--batch-size", std::to_string(batch)}, "fits"));
+    fs::remove_all("fits");
+    expect_failure(1, train(wide + Words{"--batch-size", std::to_string(batch + 1)}),
+                   {"fits is " + std::to_string(batch) + "\n"});
+  }
+  {
+    const Gpu full("memory=8g;used=8000m");
+    const Words parts = {"out of memory: batch_size 90 needs ", ", free are ",
+                         "(other processes hold 7.8 GiB); not even a batch of 1 fits\n"};
+    expect_failure(1, train(large), parts);
+    expect_cpu(large, parts);
+    // Where neither has the memory, one line says so.
+    expect_failure(
+        1, train({"--hidden-size", "1048576", "--intermediate-size", "1048576"}, "run", "auto"),
+        {"out of memory: batch_size 16 needs ", "not even a batch of 1 fits"});
+  }
+  const Gpu tiny("memory=8m;name=Tiny GPU");
+  const Words parts = {"out of memory: workspace", "needed ", "free ", "Tiny GPU"};
+  expect_failure(1, train({}), parts);
+  expect_cpu({}, parts);
+}
+
+// Wherever in the construction memory runs out, one line says for what.
+TEST_F(ProgramTest, EveryAllocationMayFail) {
+  int device = 0;
+  for (;; ++device) {
+    const InjectedFault fault("cudaMalloc:" + std::to_string(device + 1) + ":2");
+    if (run_program_with(train({"--max-steps", "1"}, "all")).code == 0) break;
+    expect_failure(1, train({}), {"vitrine: out of memory: ", ": needed ", ", free ", " on "});
+    if (device % 6 == 0) expect_cpu({}, {"out of memory: "});
+  }
+  EXPECT_GT(device, 12);
+  fs::remove_all("all");
+  int host = 0;
+  for (;; ++host) {
+    SCOPED_TRACE(host);
+    const InjectedFault fault("cudaMallocHost:" + std::to_string(host + 1) + ":2");
+    const ProgramResult result = run_program_with(train({"--max-steps", "1"}));
+    if (result.code == 0) break;
+    EXPECT_EQ(result.code, 1);
+    const std::regex line("vitrine: out of memory: page-locked host memory: needed [0-9]+ MiB\n");
+    EXPECT_TRUE(std::regex_match(result.err, line)) << result.err;
+    EXPECT_FALSE(fs::exists("run/last"));
+    for (const auto& [name, content] : files()) {
+      EXPECT_EQ(name.find("step-"), std::string::npos) << name;
+      EXPECT_EQ(name.find(".tmp"), std::string::npos) << name;
+    }
+  }
+  EXPECT_GT(host, 4);
+}
+
+TEST_F(ProgramTest, TuningIsKeptAndReadAgain) {
+  const Words tune = {"--max-steps", "3", "--tune", "tuning.json"};
+  output_of(train(tune, "first"));
+  const std::string tuning = read_file("tuning.json");
+  EXPECT_GT(json::parse(tuning).at("algorithms").size(), 4u);
+  const auto written = fs::last_write_time("tuning.json");
+  output_of(train(tune, "second"));
+  EXPECT_EQ(read_file("tuning.json"), tuning);
+  EXPECT_EQ(fs::last_write_time("tuning.json"), written);
+  expect_same_run("first", "second");
+
+  std::string damaged = tuning;
+  const std::size_t digits = damaged.rfind(": \"") + 3;
+  damaged[digits] = damaged[digits] == '1' ? '2' : '1';
+  write_file("tuning.json", damaged);
+  expect_failure(2, train(tune), {"tuning.json: hash: found ", "expected"});
+  write_file("tuning.json", tuning.substr(0, tuning.size() / 2));
+  expect_failure(2, train(tune), {"tuning.json", "not JSON"});
+  expect_failure(1, train({"--tune", "nowhere/tuning.json"}), {"nowhere/tuning.json"});
+  expect_failure(1, train({"--tune", "/dev/null/tuning.json"}), {"/dev/null/tuning.json"});
+}
+
+TEST_F(ProgramTest, TheSameBitsHoweverOften) {
+  output_of(train({}, "first"));
+  output_of(train({}, "second"));
+  expect_same_run("first", "second");
+  output_of(train({"--no-cuda-graph"}, "launches"));
+  expect_same_run("first", "launches");
+  output_of(train({"--check-operations"}, "checked"));
+  expect_same_run("first", "checked");
+  const Streams eager("eager");
+  output_of(train({}, "eager"));
+  expect_same_run("first", "eager");
+  output_of(train({"--seed", "7"}, "other"));
+  EXPECT_FALSE(read_file("first/last/model.safetensors") ==
+               read_file("other/last/model.safetensors"));
+}
+
+TEST_F(ProgramTest, CtrlCLeavesACheckpointThatContinues) {
+  const Words forever = {"train",  "--config", "small.json", "--epochs",
+                         "100000", "--device", "cuda",       "--output"};
+  bool sent = false;
+  const auto interrupt = [&](pid_t process, const std::string& err) {
+    if (sent || err.find('\n') == std::string::npos) return;
+    sent = true;
+    ::kill(process, SIGINT);
+  };
+  const ProgramResult result = run_program_with(forever + Words{"stopped"}, interrupt);
+  EXPECT_TRUE(sent);
+  EXPECT_EQ(result.code, 130) << result.err;
+  expect_parts(result.err, {"--resume stopped\n"});
+  for (const auto& [name, content] : files()) EXPECT_EQ(name.find(".tmp"), std::string::npos);
+  const std::int64_t step = open_checkpoint("stopped").state.step;
+  EXPECT_GT(step, 0);
+  const Words more = {"--max-steps", std::to_string(step + 8)};
+  output_of(Words{"train", "--json", "--device", "cuda", "--resume", "stopped"} + more);
+  EXPECT_EQ(open_checkpoint("stopped").state.step, step + 8);
+  output_of(forever + Words{"whole", "--json"} + more);
+  expect_same_run("stopped", "whole");
+}
+
+/// Whether all numbers of the two files' tensor are closer than `most`.
+void expect_near(const std::string& a, const std::string& b, const std::string& tensor,
+                 const Shape& shape, double most) {
+  const auto x = SafetensorsFile(a).read_f32(tensor, shape);
+  const auto y = SafetensorsFile(b).read_f32(tensor, shape);
+  double largest = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(x[i]) - y[i]);
+    largest = difference <= largest ? largest : difference;  // NaN is the largest
+  }
+  EXPECT_LE(largest, most) << tensor;
+}
+
+void write_step_batch() {
+  std::vector<float> images(4 * 28 * 28);
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    images[i] = static_cast<float>(i * 37 % 101) / 50.0f - 1.0f;
+  }
+  const std::vector<std::int64_t> labels = {1, 0, 9, 3};
+  const std::vector<SafetensorsTensor> batch = {
+      {"images", DType::f32, Shape{4, 1, 28, 28}, images.data()},
+      {"labels", DType::i64, Shape{4}, labels.data()}};
+  write_safetensors("batch.safetensors", batch);
+}
+
+TEST_F(ProgramTest, CommandsAgreeWithTheCpu) {
+  output_of(train({}));
+  const Words cpu = {"--device", "cpu"}, cuda = {"--device", "cuda"};
+
+  const Words eval = {"eval", "--checkpoint", "run", "--json"};
+  const json expected = json::parse(output_of(eval + cpu));
+  const json found = json::parse(output_of(eval + cuda));
+  EXPECT_EQ(found.at("top1"), expected.at("top1"));
+  EXPECT_EQ(found.at("top5"), expected.at("top5"));
+  EXPECT_EQ(found.at("samples"), 40);
+  EXPECT_NEAR(found.at("loss").get<double>(), expected.at("loss").get<double>(), 1e-5);
+
+  const Dataset test = make_digits(1, 3);
+  const std::vector<std::uint8_t> png =
+      encode_png({1, 28, 28, {test.image(0), test.image(0) + 784}});
+  write_file("digit.png", {reinterpret_cast<const char*>(png.data()), png.size()});
+  const Words predict = {"predict", "--checkpoint", "run", "--json", "--top-k", "10", "digit.png"};
+  const json a = json::parse(output_of(predict + cpu)).at(0).at("predictions");
+  const json b = json::parse(output_of(predict + cuda)).at(0).at("predictions");
+  ASSERT_EQ(b.size(), 10u);
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(b[i].at("class"), a[i].at("class"));
+    EXPECT_NEAR(b[i].at("probability").get<double>(), a[i].at("probability").get<double>(), 1e-5);
+  }
+
+  write_step_batch();
+  const Words step = {
+      "step",    "--config",          "small.json", "--weights", "run/last/model.safetensors",
+      "--batch", "batch.safetensors", "--steps",    "2"};
+  output_of(step + cpu + Words{"--output", "cpu.safetensors"});
+  output_of(step + cuda + Words{"--output", "cuda.safetensors"});
+  expect_near("cuda.safetensors", "cpu.safetensors", "logits", {2, 4, 10}, 1e-5);
+  expect_near("cuda.safetensors", "cpu.safetensors", "loss", {2}, 1e-5);
+  const SafetensorsFile by_cpu("cpu.safetensors");
+  for (const SafetensorsEntry& entry : by_cpu.entries()) {
+    if (!entry.name.starts_with("grad.")) continue;
+    expect_near("cuda.safetensors", "cpu.safetensors", entry.name, entry.shape, 1e-5);
+  }
+}
+
+// Two blocks: activation_backward runs twice a step, the update once.
+TEST_F(ProgramTest, AnErrorThatComesLateIsNamed) {
+  for (const char* streams : {"late", "eager"}) {
+    const Streams mode(streams);
+    for (const Words& graph : {Words{}, Words{"--no-cuda-graph"}}) {
+      SCOPED_TRACE(testing::Message() << streams << " " << graph.size());
+      fs::remove_all("run");
+      {
+        const InjectedFault fault("activation_backward:6:700");
+        expect_parts(expect_fault(train(graph)),
+                     {"vitrine: step 3: blocks.0.mlp.act: activation_backward: ", kIllegalAddress});
+      }
+      {
+        const InjectedFault fault("adamw:2:700");
+        expect_parts(expect_fault(train(graph)), {"vitrine: step 2: update: ", kIllegalAddress});
+      }
+      // Six steps, two blocks: the next is the first of the evaluation.
+      const InjectedFault fault("activation_forward:13:700");
+      expect_parts(expect_fault(train(graph)),
+                   {"vitrine: the evaluation after step 6: blocks.0.mlp.act: activation_forward: ",
+                    kIllegalAddress});
+    }
+  }
+  const InjectedFault fault("adamw:2:700");
+  expect_parts(expect_fault(train({}, "run", "auto")), {"vitrine: step 2: update: "});
+  // Nothing but the configuration: no checkpoint was due, and the replay writes none.
+  for (const auto& [name, content] : files()) {
+    EXPECT_TRUE(!name.starts_with("./run/") || name == "./run/config.json") << name;
+  }
+}
+
+// The header once, the progress of the run, and then the two lines.
+TEST_F(ProgramTest, AReplayIsSilent) {
+  const InjectedFault fault("adamw:4:700");
+  const Streams eager("eager");
+  const ProgramResult result =
+      run_program_with({"train", "--config", "small.json", "--device", "cuda", "--output", "run"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(lines_of(result.out).size(), 5u) << result.out;
+  const Words lines = lines_of(result.err);
+  ASSERT_EQ(lines.size(), 5u) << result.err;
+  for (int step = 1; step <= 3; ++step) {
+    expect_parts(lines[static_cast<std::size_t>(step) - 1],
+                 {"Epoch 1/2  " + std::to_string(16 * step) + "/90  loss "});
+  }
+  expect_parts(lines[3], {"looking for the operation, step by step …"});
+  expect_parts(lines[4], {"vitrine: step 4: update: "});
+}
+
+TEST_F(ProgramTest, AnErrorIsNamedAtOnceWhereOperationsAreChecked) {
+  const InjectedFault fault("activation_backward:6:700");
+  const ProgramResult result = run_program_with(train({"--check-operations"}));
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  expect_parts(result.err,
+               {"vitrine: step 3: blocks.0.mlp.act: activation_backward: ", kIllegalAddress});
+}
+
+// After the evaluation that belongs to the run comes the one for the report.
+TEST_F(ProgramTest, AnErrorInTheLastEvaluationIsNamed) {
+  const std::string first_of_report = std::to_string(2 * (2 * (kStepsPerEpoch + 3)) + 1);
+  const InjectedFault fault("activation_forward:" + first_of_report + ":700");
+  const ProgramResult result = run_program_with(train({}));
+  EXPECT_EQ(result.code, 1);
+  const Words lines = lines_of(result.err);
+  ASSERT_EQ(lines.size(), 2u) << result.err;
+  // The replay begins behind the epochs and launches what the report needs, and no more.
+  expect_parts(lines[1], {"noticed at the evaluation after step 12", "--resume run"});
+  EXPECT_EQ(open_checkpoint("run").state.step, 12);
+}
+
+// The replay continues from the run's own checkpoint, ends one log interval after the step that
+// noticed, and leaves the run as it is.
+TEST_F(ProgramTest, AReplayBeginsAtTheCheckpointAndEnds) {
+  const Words more = {"--checkpoint-interval", "3", "--epochs", "1000"};
+  output_of(train(Words{"--max-steps", "3"} + more, "three"));
+  {
+    const InjectedFault fault("adamw:5:700");  // step 5; after step 3 the replay has no fifth
+    const std::string line = expect_fault(train(more));
+    expect_parts(line, {"vitrine: cuda", kIllegalAddress, "(noticed at ",
+                        "; it did not come again when every operation was waited for)",
+                        "; continue with: vitrine train --resume run"});
+  }
+  EXPECT_EQ(fs::read_symlink("run/last"), "step-3");
+  expect_same_run("run", "three");
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator("run")) names.insert(entry.path().filename());
+  EXPECT_EQ(names, (std::set<std::string>{"config.json", "last", "step-3"}));
+
+  // Resumed and failing at once: the replay begins where the resumed run began.
+  const Words resume = {"train", "--json", "--device", "cuda", "--resume", "run"};
+  {
+    const InjectedFault fault("adamw:2:700");
+    const std::string line = expect_fault(resume);
+    expect_parts(line, {"vitrine: step 5: update: ", kIllegalAddress});
+  }
+  expect_same_run("run", "three");
+  output_of(resume + Words{"--max-steps", "8"});
+  output_of(train(Words{"--max-steps", "8"} + more, "eight"));
+  expect_same_run("run", "eight");
+}
+
+}  // namespace
+}  // namespace vitrine
