@@ -1,21 +1,49 @@
-// Whole training steps of every preset that trains on this machine: forward, backward, update.
+// Whole training steps of the presets: forward, backward, update.
 //
 //   build/train_step_bench --benchmark_filter=mnist-tutorial
+//   VITRINE_DEVICE=cuda build/train_step_bench --benchmark_filter=cuda/bf16
 //
 // Images lie in memory as u8; a step draws its rows, runs the plan and updates the weights, as
-// `vitrine train` does. VITRINE_THREADS sets the threads, VITRINE_PROFILE=1 prints where the time
-// went by operation. Before the clock starts the loss of ten steps must fall.
+// `vitrine train` does. Before the clock starts the loss must fall. A device that works beside the
+// host is waited for after every tenth step only, as steps of training overlap too.
+//
+//   VITRINE_DEVICE     cpu, cuda or cuda:N [cpu]; CUDA has the larger presets and every precision
+//   VITRINE_THREADS    threads of the CPU device
+//   VITRINE_TUNE       file of matmul algorithms, as `vitrine train --tune`
+//   VITRINE_PROFILE    1: prints where the time went by operation, where the host's clock sees it
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
 #include <cstdlib>
-#include <numeric>
+#include <exception>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "vitrine/trainer.h"
 
 namespace vitrine {
 namespace {
+
+constexpr std::int64_t kBatches = 4;  // of different images
+
+std::string environment(const char* name, const std::string& otherwise) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? text : otherwise;
+}
+
+bool on_cuda() {
+  return environment("VITRINE_DEVICE", "cpu").starts_with("cuda");
+}
+
+DeviceOptions device_options() {
+  DeviceOptions options;
+  options.name = environment("VITRINE_DEVICE", "cpu");
+  options.threads = std::atoi(environment("VITRINE_THREADS", "0").c_str());
+  options.tune = environment("VITRINE_TUNE", "");
+  return options;
+}
 
 // Images of low-frequency patterns by class and noise, so that a few steps learn something.
 Dataset make_images(const VitConfig& model, std::int64_t count) {
@@ -26,13 +54,22 @@ Dataset make_images(const VitConfig& model, std::int64_t count) {
                .images = {},
                .labels = {},
                .class_names = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}};
+  data.images.resize(static_cast<std::size_t>(count * data.image_bytes()));
+  std::uint8_t* pixel = data.images.data();
   RandomStream random(1, 0);
   for (std::int64_t i = 0; i < count; ++i) {
     const auto label = static_cast<std::int32_t>(random.below(10));
     data.labels.push_back(label);
-    for (std::int64_t pixel = 0; pixel < data.image_bytes(); ++pixel) {
-      const auto wave = (pixel % data.width) * (label + 1) * 16 / data.width % 16;
-      data.images.push_back(static_cast<std::uint8_t>(wave * 12 + random.next_u32() % 64));
+    std::vector<std::uint8_t> row;
+    for (std::int64_t x = 0; x < data.width; ++x) {
+      row.push_back(static_cast<std::uint8_t>(x * (label + 1) * 16 / data.width % 16 * 12));
+    }
+    std::uint32_t noise = 0;  // four pixels of it
+    for (std::int64_t y = 0; y < data.channels * data.height; ++y) {
+      for (std::int64_t x = 0; x < data.width; ++x, noise >>= 8) {
+        if (x % 4 == 0) noise = random.next_u32();
+        *pixel++ = static_cast<std::uint8_t>(row[static_cast<std::size_t>(x)] + noise % 64);
+      }
     }
   }
   return data;
@@ -40,13 +77,14 @@ Dataset make_images(const VitConfig& model, std::int64_t count) {
 
 class StepRunner {
  public:
-  StepRunner(const std::string& preset_name, std::int64_t batch)
-      : device_(make_cpu_device(threads())),
+  StepRunner(const std::string& preset_name, Precision precision, std::int64_t batch)
+      : device_(make_device(device_options())),
         config_(preset(preset_name)),
-        data_(make_images(config_.model, 4 * batch)),
+        data_(make_images(config_.model, kBatches * batch)),
         transform_(transform(config_.recipe, config_.model.num_channels)),
         plan_(plan_vit(config_.model,
-                       {.source_height = data_.height,
+                       {.precision = precision,
+                        .source_height = data_.height,
                         .source_width = data_.width,
                         .stored_images = data_.size(),
                         .mean = transform_.mean,
@@ -89,6 +127,12 @@ class StepRunner {
     return executor_.metrics().batch_loss;
   }
 
+  Device& device() { return *device_; }
+  double flops() const { return plan_.cost().flops; }
+  double planned_bytes() const {
+    return static_cast<double>(plan_.memory(device_->workers()).total());
+  }
+
   void print_profile() const {
     if (std::getenv("VITRINE_PROFILE")) {
       std::fprintf(stderr, "%s", to_text(executor_.profile()).c_str());
@@ -97,11 +141,6 @@ class StepRunner {
   void reset_profile() { executor_.reset_profile(); }
 
  private:
-  static int threads() {
-    const char* text = std::getenv("VITRINE_THREADS");
-    return text ? std::atoi(text) : 0;
-  }
-
   std::unique_ptr<Device> device_;
   RunConfig config_;
   Dataset data_;
@@ -114,35 +153,77 @@ class StepRunner {
   std::int64_t step_ = 0;
 };
 
-void train_step(benchmark::State& state, const std::string& preset_name) {
-  const std::int64_t batch = state.range(0);
-  StepRunner runner(preset_name, batch);
+void time_steps(benchmark::State& state, StepRunner& runner) {
   const double first = runner.loss_of_step();
   double last = first;
-  for (int i = 0; i < 10; ++i) last = runner.loss_of_step();
+  for (int i = 0; i < 3 * kBatches; ++i) last = runner.loss_of_step();  // ends at the same images
   if (!(last < first)) {
     state.SkipWithError("the loss did not fall");
     return;
   }
+  Device& device = runner.device();
+  const std::int64_t steps = device.traits().asynchronous ? 10 : 1;
   runner.reset_profile();
-  for (auto _ : state) runner.step();
-  state.SetItemsProcessed(state.iterations() * batch);
+  device.synchronize();
+  while (state.KeepRunningBatch(steps)) {
+    for (std::int64_t i = 0; i < steps; ++i) runner.step();
+    device.synchronize();
+  }
+  const std::int64_t batch = state.range(0);
+  state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations()) * batch);
+  state.SetLabel(device.traits().description);
+  state.counters["FLOP/s"] =
+      benchmark::Counter(runner.flops(), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["planned_bytes"] = runner.planned_bytes();
   runner.print_profile();
 }
 
-void preset_bench(const std::string& name, std::int64_t batch) {
-  benchmark::RegisterBenchmark(("train_step/" + name).c_str(), train_step, name)
+// One benchmark that cannot run, out of memory for example, leaves the others their turn.
+void train_step(benchmark::State& state, const std::string& preset_name, Precision precision) {
+  try {
+    StepRunner runner(preset_name, precision, state.range(0));
+    time_steps(state, runner);
+  } catch (const std::exception& error) {
+    state.SkipWithError(error.what());
+  }
+}
+
+void preset_bench(const std::string& preset_name, const std::string& variant, Precision precision,
+                  std::int64_t batch) {
+  const std::string name = "train_step/" + preset_name + variant;
+  benchmark::RegisterBenchmark(name.c_str(), train_step, preset_name, precision)
       ->ArgName("B")
       ->Arg(batch)
       ->UseRealTime()
       ->Unit(benchmark::kMillisecond);
 }
 
+void cpu_benches() {
+  preset_bench("mnist-tutorial", "", Precision::fp32, 128);
+  preset_bench("mnist-small", "", Precision::fp32, 128);
+  preset_bench("cifar10-small", "", Precision::fp32, 256);
+  preset_bench("vit_tiny_patch16_224", "", Precision::fp32, 8);
+}
+
+void cuda_benches() {
+  for (const auto& [name, batch] :
+       {std::pair{"mnist-tutorial", 128}, {"mnist-small", 128}, {"cifar10-small", 256}}) {
+    preset_bench(name, "/cuda/fp32", Precision::fp32, batch);
+    preset_bench(name, "/cuda/tf32", Precision::tf32, batch);
+    preset_bench(name, "/cuda/bf16", Precision::bf16, batch);
+  }
+  for (const auto& [name, batch] : {std::pair{"notes-encoder", 256},
+                                    {"d2l-224", 128},
+                                    {"vit_tiny_patch16_224", 256},
+                                    {"vit_small_patch16_224", 256},
+                                    {"vit_base_patch16_224", 256},
+                                    {"vit_large_patch16_224", 128}}) {
+    preset_bench(name, "/cuda/bf16", Precision::bf16, batch);
+  }
+}
+
 const bool registered = [] {
-  preset_bench("mnist-tutorial", 128);
-  preset_bench("mnist-small", 128);
-  preset_bench("cifar10-small", 256);
-  preset_bench("vit_tiny_patch16_224", 8);
+  on_cuda() ? cuda_benches() : cpu_benches();
   return true;
 }();
 

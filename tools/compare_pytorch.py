@@ -1,38 +1,48 @@
 #!/usr/bin/env python3
-"""Training throughput of PyTorch and Vitrine, side by side on the same cores.
+"""Training throughput of PyTorch and Vitrine, side by side on the same cores or the same GPU.
 
   tools/compare_pytorch.py --threads 2 --json result.json
+  tools/compare_pytorch.py --device cuda --json result.json
 
 A step is: clear gradients, forward, loss, backward, optimizer step, on float images that are
 already in memory. PyTorch is written as fast as we know how: patches by one matmul, q, k and v by
 one matmul (per-head maps laid out block-diagonally), attention by scaled_dot_product_attention or
-by batched matmuls, fused Adam, eager or compiled, memory kept by the allocator between steps. Every
-variant is first held against the model of reference_model.py, then timed; the fastest one is then
-timed in turn with Vitrine. Both are bound to the same cores. Times are medians and minima of steps
-(Vitrine: of the rounds' results, as its benchmark reports them).
+by batched matmuls, fused Adam, eager or compiled, memory kept by the allocator between steps; on
+CUDA bf16 autocast, torch.compile(mode="max-autotune"), and timm's models where timm is installed.
+Every variant is first held against the model of reference_model.py, in fp32 on the CPU, then timed;
+the fastest one is then timed in turn with Vitrine. Both are bound to the same cores. Times are
+medians and minima of steps (on CUDA: of ten steps, with the GPU waited for after the tenth;
+Vitrine: of the rounds' results, as its benchmark reports them).
 
-Needs torch (1.13 or newer) and numpy; torch.compile also needs torch 2 and a C++ compiler. Without
-the Vitrine binary only PyTorch is measured.
+Needs torch (1.13 or newer; for CUDA 2.4) and numpy; torch.compile also needs torch 2 and a C++
+compiler. Without the Vitrine binary only PyTorch is measured.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
 import re
-import shlex
+import select
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-MODELS = {"mnist-tutorial": 128, "cifar10-small": 256, "vit_tiny_patch16_224": 8}  # batch sizes
-LEARNING_RATES = {"mnist-tutorial": 5e-3, "cifar10-small": 1e-2, "vit_tiny_patch16_224": 1e-3}
-VARIANTS = ("eager-sdpa", "eager-bmm", "compile-sdpa", "compile-bmm")
+BATCHES = {  # by device
+    "cpu": {"mnist-tutorial": 128, "cifar10-small": 256, "vit_tiny_patch16_224": 8},
+    "cuda": {"vit_base_patch16_224": 256, "cifar10-small": 256, "vit_tiny_patch16_224": 256,
+             "vit_small_patch16_224": 256, "vit_large_patch16_224": 128, "mnist-tutorial": 128}}
+WIDTHS = {"vit_small_patch16_224": (384, 12, 6), "vit_base_patch16_224": (768, 12, 12),
+          "vit_large_patch16_224": (1024, 24, 16)}  # hidden size, blocks, heads
+LEARNING_RATES = {"mnist-tutorial": 5e-3, "cifar10-small": 1e-2}  # the others: 1e-3
+VARIANTS = ("eager-sdpa", "eager-bmm", "eager-timm", "compile-sdpa", "compile-bmm", "compile-timm")
 WARM_UP_SECONDS = 1.0
-VITRINE_COMMAND = ("build/train_step_bench --benchmark_filter=train_step/{model}/B:{batch} "
-                   "--benchmark_format=json")
+CUDA_STEPS = 10  # timed together: the host runs ahead of the GPU, as in training
+BENCHMARKS = {"cpu": "train_step/{model}/B:{batch}",
+              "cuda": "train_step/{model}/cuda/bf16/B:{batch}"}
 MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
 
 # ---------------------------------------------------------------------------------------------
@@ -74,22 +84,39 @@ def fast_model(config, attention, seed=0):
     return model
 
 
+def config_of(name):
+    from reference_model import PRESETS, complete_config
+    if name not in WIDTHS:
+        return complete_config(PRESETS[name])
+    hidden, blocks, heads = WIDTHS[name]
+    return complete_config(dict(hidden_size=hidden, num_hidden_layers=blocks,
+                                num_attention_heads=heads, intermediate_size=4 * hidden))
+
+
+def make_model(name, config, attention):
+    if attention != "timm":
+        return fast_model(config, attention)
+    import timm
+    return timm.create_model(name, num_classes=config["num_classes"])
+
+
 def verify(config, model):
-    """Loss and gradients against the reference model; an error of 1e-4 ends the comparison."""
+    """Gradients against the reference model; an error of 1e-4 ends the comparison."""
     import numpy as np
     import torch
     from pytorch_reference import random_batch, random_weights
     from reference_model import ViT, loss_of
 
     rng = np.random.default_rng(1)
-    weights = {n: torch.from_numpy(w) for n, w in random_weights(model, rng).items()}
+    weights = {n: torch.from_numpy(w) for n, w in random_weights(ViT(config), rng).items()}
     batch = {n: torch.from_numpy(a) for n, a in random_batch(config, 3, rng).items()}
     initial = {n: value.clone() for n, value in model.state_dict().items()}
     gradients = []
     for module in (ViT(config), model):
         module.load_state_dict(weights)
         loss_of(config, module(batch["images"]), batch["labels"]).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+        gradients.append(torch.cat([p.grad.flatten()
+                                    for _, p in sorted(module.named_parameters())]))
         module.zero_grad(set_to_none=True)
     model.load_state_dict(initial)
     error = ((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item()
@@ -97,35 +124,43 @@ def verify(config, model):
         sys.exit(f"gradients differ from the reference model by {error:.1e}")
 
 
-def make_step(name, batch, variant):
+def make_optimizer(name, parameters):
+    import torch
+    adam = torch.optim.Adam if name == "mnist-tutorial" else torch.optim.AdamW
+    rate = LEARNING_RATES.get(name, 1e-3)
+    try:
+        return adam(parameters, lr=rate, fused=True)
+    except (TypeError, RuntimeError):  # before torch 2.4 fused is for CUDA only
+        return adam(parameters, lr=rate, foreach=True)
+
+
+def make_step(name, batch, variant, device, compile_mode):
     """A function that does one training step and returns the loss."""
     import torch
-    from reference_model import PRESETS, complete_config, image_sides, loss_of
+    from reference_model import image_sides, loss_of
 
     mode, attention = variant.split("-")
-    config = complete_config(PRESETS[name])
-    model = fast_model(config, attention)
+    config = config_of(name)
+    model = make_model(name, config, attention)
     for parameter in model.parameters():
         if parameter.ndim > 2:  # class token, positions, patch and per-head maps
             torch.nn.init.normal_(parameter, std=0.1)
     verify(config, model)
-    images = torch.rand(batch, config["num_channels"], *image_sides(config))
-    labels = torch.randint(config["num_classes"], (batch,))
-    adam = torch.optim.Adam if name == "mnist-tutorial" else torch.optim.AdamW
-    try:
-        optimizer = adam(model.parameters(), lr=LEARNING_RATES[name], fused=True)
-    except (TypeError, RuntimeError):  # before torch 2.4 fused is for CUDA only
-        optimizer = adam(model.parameters(), lr=LEARNING_RATES[name], foreach=True)
+    model.to(device)
+    images = torch.rand(batch, config["num_channels"], *image_sides(config), device=device)
+    labels = torch.randint(config["num_classes"], (batch,), device=device)
+    optimizer = make_optimizer(name, list(model.parameters()))
 
     def forward(images, labels):
         return loss_of(config, model(images), labels)
 
     if mode == "compile":
-        forward = torch.compile(forward)
+        forward = torch.compile(forward, mode=compile_mode)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        loss = forward(images, labels)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = forward(images, labels)
         loss.backward()
         optimizer.step()
         return loss
@@ -133,23 +168,38 @@ def make_step(name, batch, variant):
     return step
 
 
-def worker(name, batch, variant, threads):
+def timed(step, device):
+    """Milliseconds of a step."""
+    import torch
+    if device == "cpu":
+        start = time.perf_counter()
+        step()
+        return (time.perf_counter() - start) * 1e3
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(CUDA_STEPS):
+        step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1e3 / CUDA_STEPS
+
+
+def worker(name, batch, variant, threads, device, compile_mode):
     """Answers each line "seconds" on stdin with a JSON list of the milliseconds of its steps."""
     import torch
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    step = make_step(name, batch, variant)
-    step()
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    step = make_step(name, batch, variant, device, compile_mode)
+    timed(step, device)
     deadline = time.perf_counter() + WARM_UP_SECONDS
     while time.perf_counter() < deadline:
-        step()
+        timed(step, device)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         times, deadline = [], time.perf_counter() + float(line)
         while time.perf_counter() < deadline or len(times) < 3:
-            start = time.perf_counter()
-            step()
-            times.append((time.perf_counter() - start) * 1e3)
+            times.append(timed(step, device))
         print(json.dumps(times), flush=True)
 
 
@@ -159,42 +209,49 @@ def worker(name, batch, variant, threads):
 class PyTorch:
     """A worker process. `measure` returns the milliseconds of the steps done in `seconds`."""
 
-    def __init__(self, name, batch, variant, threads):
-        command = [sys.executable, __file__, "--worker", name, str(batch), variant, str(threads)]
+    def __init__(self, name, batch, variant, args):
+        command = [sys.executable, __file__, "--worker", name, str(batch), variant,
+                   str(args.threads), args.device, args.compile]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, env=environment(threads))
-        self.answer()
+                                        text=True, env=environment(args.threads))
+        self.answer(min(args.start_limit, args.deadline - time.monotonic()))
 
-    def answer(self):
-        line = self.process.stdout.readline()
+    def answer(self, seconds):
+        readable, _, _ = select.select([self.process.stdout], [], [], max(0, seconds))
+        line = self.process.stdout.readline() if readable else ""
         if not line:
+            self.process.kill()
             self.close()
-            raise RuntimeError("the PyTorch worker ended")
+            raise RuntimeError("ended, see above" if readable else f"not done in {seconds:.0f} s")
         return json.loads(line)
 
     def measure(self, seconds):
         self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
-        return self.answer()
+        return self.answer(60 * max(1, seconds))
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
-def run_vitrine(template, name, batch, threads):
+def run_vitrine(name, batch, args):
     """Milliseconds of a step, one number a repetition, from Google Benchmark's JSON."""
-    command = shlex.split(template.format(model=name, batch=batch, threads=threads))
-    result = subprocess.run(command, capture_output=True, text=True)
+    wanted = BENCHMARKS[args.device].format(model=name, batch=batch)
+    command = [args.vitrine, f"--benchmark_filter={wanted}", "--benchmark_format=json"]
+    settings = dict(VITRINE_DEVICE=args.device, VITRINE_THREADS=str(args.threads))
+    if args.tune:
+        settings["VITRINE_TUNE"] = args.tune
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
     if result.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed: {result.stderr.strip()}")
-    times = [entry["real_time"] * MILLISECONDS[entry["time_unit"]]
-             for entry in json.loads(result.stdout)["benchmarks"]
-             if entry.get("run_type") != "aggregate"
-             and re.search(rf"\btrain_step/{re.escape(name)}/B:{batch}\b", entry["name"])]
-    if not times:
-        sys.exit(f"{' '.join(command)}: no benchmark train_step/{name}/B:{batch} in its output")
-    return times
+        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
+    entries = [entry for entry in json.loads(result.stdout)["benchmarks"]
+               if entry.get("run_type") != "aggregate"
+               and re.search(rf"\b{re.escape(wanted)}\b", entry["name"])]
+    errors = [entry["error_message"] for entry in entries if entry.get("error_occurred")]
+    if errors or not entries:
+        raise RuntimeError(f"{wanted}: {errors[0] if errors else 'no such benchmark'}")
+    return [entry["real_time"] * MILLISECONDS[entry["time_unit"]] for entry in entries]
 
 
 def environment(threads):
@@ -227,11 +284,22 @@ def processor():
 # ---------------------------------------------------------------------------------------------
 # The comparison
 
-def available(variant):
+def available(name, variant):
     import torch
     mode, attention = variant.split("-")
-    return ((mode == "eager" or hasattr(torch, "compile")) and
-            (attention == "bmm" or hasattr(torch.nn.functional, "scaled_dot_product_attention")))
+    if mode == "compile" and not hasattr(torch, "compile"):
+        return False
+    if attention == "timm":
+        return name.startswith("vit_") and importlib.util.find_spec("timm") is not None
+    return attention == "bmm" or hasattr(torch.nn.functional, "scaled_dot_product_attention")
+
+
+def default_variants(name, device):
+    if device == "cpu":
+        return "eager-sdpa", "eager-bmm", "compile-sdpa", "compile-bmm"
+    if available(name, "compile-timm"):  # compiling takes minutes: one of two equal networks
+        return "eager-sdpa", "eager-timm", "compile-timm"
+    return "eager-sdpa", "compile-sdpa"
 
 
 def summary(times, batch):
@@ -241,53 +309,70 @@ def summary(times, batch):
 
 
 def fastest_variant(name, batch, args):
-    """(worker of the fastest variant, results of all)"""
-    best, results = None, {}
-    for variant in args.variants:
-        if not available(variant):
-            print(f"  pytorch {variant:13} not available with this torch")
+    """(name and worker of the fastest variant, results of all)"""
+    best, results = (None, None), {}
+    for variant in args.variants or default_variants(name, args.device):
+        if not available(name, variant):
+            print(f"  pytorch {variant:13} not available here")
             continue
         try:
-            candidate = PyTorch(name, batch, variant, args.threads)
-        except RuntimeError:
-            print(f"  pytorch {variant:13} failed, see above")
+            candidate = PyTorch(name, batch, variant, args)
+            result = results[variant] = summary(candidate.measure(args.seconds), batch)
+        except RuntimeError as error:
+            print(f"  pytorch {variant:13} {error}", flush=True)
+            results[variant] = dict(error=str(error))
             continue
-        result = results[variant] = summary(candidate.measure(args.seconds), batch)
         print(f"  pytorch {variant:13} median {result['median_ms']:9.3f} ms  "
               f"minimum {result['minimum_ms']:9.3f} ms  {result['steps']} steps", flush=True)
-        if best is None or result["median_ms"] < results[best[0]]["median_ms"]:
-            if best:
+        if best[0] is None or result["median_ms"] < results[best[0]]["median_ms"]:
+            if best[1]:
                 best[1].close()
             best = (variant, candidate)
         else:
             candidate.close()
-    if best is None:
-        sys.exit("no variant of PyTorch runs here")
     return (*best, results)
 
 
-def compare(name, batch, args):
-    print(f"{name}, batch {batch}, {args.threads} threads", flush=True)
+def in_turn(name, batch, pytorch, record, args):
+    """Rounds of both sides, and their ratio, into `record`."""
+    ours, theirs = [], []
+    for _ in range(args.rounds):
+        theirs += pytorch.measure(args.seconds)
+        ours += run_vitrine(name, batch, args)
+    record["pytorch"], record["vitrine"] = summary(theirs, batch), summary(ours, batch)
+    record["ratio"] = record["pytorch"]["median_ms"] / record["vitrine"]["median_ms"]
+    for side in ("pytorch", "vitrine"):
+        print(f"  in turn: {side:13} median {record[side]['median_ms']:9.3f} ms  minimum "
+              f"{record[side]['minimum_ms']:9.3f} ms  "
+              f"{record[side]['images_per_second']:10.0f} images/s")
+    print(f"  vitrine is {record['ratio']:.2f} times as fast as pytorch {record['best']}",
+          flush=True)
+
+
+def compare(name, args):
+    batch = BATCHES[args.device][name]
+    record = dict(model=name, batch=batch, threads=args.threads)
+    if time.monotonic() > args.deadline:
+        print(f"{name}: not measured, the time limit is reached")
+        return dict(record, error="not measured: time limit")
+    print(f"{name}, batch {batch}", flush=True)
     variant, pytorch, results = fastest_variant(name, batch, args)
-    record = dict(model=name, batch=batch, threads=args.threads, variants=results, best=variant)
-    if have_vitrine(args):
-        ours, theirs = [], []
-        for _ in range(args.rounds):
-            theirs += pytorch.measure(args.seconds)
-            ours += run_vitrine(args.vitrine_command, name, batch, args.threads)
-        record["pytorch"], record["vitrine"] = summary(theirs, batch), summary(ours, batch)
-        record["ratio"] = record["pytorch"]["median_ms"] / record["vitrine"]["median_ms"]
-        for side in ("pytorch", "vitrine"):
-            print(f"  in turn: {side:13} median {record[side]['median_ms']:9.3f} ms  minimum "
-                  f"{record[side]['minimum_ms']:9.3f} ms  "
-                  f"{record[side]['images_per_second']:10.0f} images/s")
-        print(f"  vitrine is {record['ratio']:.2f} times as fast as pytorch {variant}", flush=True)
+    record.update(variants=results, best=variant)
+    if variant is None:
+        print("  no variant of PyTorch runs here")
+        return dict(record, error="no variant of PyTorch runs here")
+    try:
+        if have_vitrine(args):
+            in_turn(name, batch, pytorch, record, args)
+    except RuntimeError as error:
+        print(f"  {error}", flush=True)
+        record["error"] = str(error)
     pytorch.close()
     return record
 
 
 def have_vitrine(args):
-    return Path(shlex.split(args.vitrine_command)[0]).exists()
+    return Path(args.vitrine).exists()
 
 
 def describe(args):
@@ -295,38 +380,70 @@ def describe(args):
     import torch
     config = torch.__config__.show()
     blas = re.search(r"BLAS_INFO=(\w+)", config)
-    return dict(torch=torch.__version__, blas=blas.group(1) if blas else "unknown",
+    about = dict(torch=torch.__version__, device=args.device, cpu=processor()[0],
+                 cores=sorted(os.sched_getaffinity(0)), threads=args.threads)
+    if args.device == "cuda":
+        return dict(about, gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda,
+                    cudnn=torch.backends.cudnn.version(), precision="bf16", compile=args.compile)
+    return dict(about, blas=blas.group(1) if blas else "unknown",
                 onednn="".join(re.findall(r"MKL-DNN (v[\d.]+)", config)),
-                cpu=processor()[0], cores=sorted(os.sched_getaffinity(0)), threads=args.threads,
-                openblas_core_type=openblas_core_type())
+                openblas_core_type=openblas_core_type(), compile=args.compile)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cores = len(os.sched_getaffinity(0))
+    models = sorted({name for batches in BATCHES.values() for name in batches})
+    parser.add_argument("--device", choices=BATCHES, default="cpu")
+    parser.add_argument("--threads", type=int, default=cores, help=f"default: {cores}, all cores")
+    parser.add_argument("--models", nargs="+", choices=models, help="default: all of the device")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS,
+                        help="default: those worth trying on the device")
+    parser.add_argument("--compile", choices=("default", "max-autotune"),
+                        help="mode of torch.compile; default: max-autotune on cuda")
+    parser.add_argument("--rounds", type=int, default=5, help="of PyTorch and Vitrine in turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of PyTorch steps a round")
+    parser.add_argument("--start-limit", type=float, default=240,
+                        help="seconds for a variant to compile and warm up; default: %(default)s")
+    parser.add_argument("--time-limit", type=float, default=float("inf"),
+                        help="seconds after which no other model is begun")
+    parser.add_argument("--vitrine", default="build/train_step_bench",
+                        help="default: %(default)s")
+    parser.add_argument("--tune", help="Vitrine's file of matmul algorithms")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    args.models = args.models or list(BATCHES[args.device])
+    args.compile = args.compile or ("max-autotune" if args.device == "cuda" else "default")
+    args.deadline = time.monotonic() + args.time_limit
+    unknown = [name for name in args.models if name not in BATCHES[args.device]]
+    if unknown:
+        parser.error(f"--models: {unknown[0]} is not measured on {args.device}")
+    return args
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--threads", type=int, default=cores, help=f"default: {cores}, all cores")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--device", choices=("cpu",), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5, help="of PyTorch and Vitrine in turn")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of PyTorch steps a round")
-    parser.add_argument("--vitrine-command", default=VITRINE_COMMAND,
-                        help="{model}, {batch} and {threads} are filled in; default: %(default)s")
-    parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
+    args = parse_arguments()
+    if args.device == "cuda":
+        import torch
+        if not torch.cuda.is_available():
+            sys.exit("--device cuda: PyTorch sees no GPU")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
-    about = describe(args)
+    about, results = describe(args), []
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     if not have_vitrine(args):
-        print(f"{shlex.split(args.vitrine_command)[0]} is absent: PyTorch alone is measured")
-    results = [compare(name, MODELS[name], args) for name in args.models]
-    if args.json:
-        Path(args.json).write_text(json.dumps(dict(about=about, results=results), indent=2) + "\n")
+        print(f"{args.vitrine} is absent: PyTorch alone is measured")
+    for name in args.models:
+        results.append(compare(name, args))
+        if args.json:  # after each model: what is measured is kept whatever comes
+            text = json.dumps(dict(about=about, results=results), indent=2)
+            Path(args.json).write_text(text + "\n")
+    if any("error" in record for record in results):
+        sys.exit("not everything was measured, see above")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        model_name, batch_size, variant_name, num_threads = sys.argv[2:]
-        worker(model_name, int(batch_size), variant_name, int(num_threads))
+        model_name, batch_size, variant_name, num_threads, device_name, mode_name = sys.argv[2:]
+        worker(model_name, int(batch_size), variant_name, int(num_threads), device_name, mode_name)
     else:
         main()
