@@ -30,6 +30,7 @@ std::string describe(const Gpu& gpu) {
 DeviceTraits traits_of(const Gpu& gpu) {
   DeviceTraits traits = cuda_traits(std::max<std::int64_t>(gpu.free_memory - kReserveBytes, 1));
   traits.description = describe(gpu);
+  traits.bf16 = gpu.limits.compute_capability >= 80;
   const std::int64_t held = gpu.total_memory - gpu.free_memory;
   if (held > kContextBytes) traits.held_by_others = held;
   return traits;

@@ -19,12 +19,11 @@
 //   order only accesses to what they change.
 // Cannot be found here:
 //   errors in the text of asm; memory so weakly ordered that a race-free program notices; bank
-//   conflicts, registers, speed; races between streams; numbers that differ from the device's in
-//   the last bits, as its fast functions and its order of summation in mma do.
+//   conflicts, registers, speed; numbers that differ from the device's in the last bits, as its
+//   fast functions and its order of summation in mma do. Of streams see streams.h.
 //
 // Rules for kernels: launch() only, PTX through primitives/ptx.cuh only, shared memory through
-// SHARED_ARRAY and DYNAMIC_SHARED only; no cooperative groups, cub, __activemask or other stream
-// than one; arithmetic of 16-bit types in float; every thread reaches each __syncthreads, and its
+// SHARED_ARRAY and DYNAMIC_SHARED only; no cooperative groups, cub or __activemask; arithmetic of 16-bit types in float; every thread reaches each __syncthreads, and its
 // line is the same for all of them; masks name existing lanes; frames under 32 KB; no locks that
 // spin: a thread that does not wait in one of the operations above does not hand over.
 #pragma once
