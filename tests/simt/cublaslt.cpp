@@ -1,53 +1,27 @@
-// cuBLASLt as its header documents it, for column-major matrices of f32, bf16 and f16:
-//
-//   D = alpha · op(A) · op(B) + beta · C (+ bias, one value a row of D)
-//   bias gradient (BGRADB), one value a column of D: the sum of op(B) over k
-//
-// Sums are float, by oneDNN. With beta = 0 the contents of C are not read. Refused as the library
-// does, by status: factors that do not fit, leading dimensions too small, combinations of types
-// that its documentation does not list, a workspace smaller than the algorithm's. Refused although
-// the library might get along with it: a pointer aligned to less than the heuristic was told.
+// cuBLASLt as its header documents it: descriptors, algorithms and calls; products and their
+// arithmetic are in cublaslt_product.h. Besides what the library refuses, by status, so is a
+// workspace smaller than the algorithm's, and, although the library might get along with it, a
+// pointer aligned to less than the heuristic was told.
 #include "simt/cublaslt.h"
 
 #include <cublasLt.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
-#include <limits>
-#include <memory>
-#include <vector>
 
-#include "cpu/sgemm.h"
+#include "simt/cublaslt_product.h"
 #include "simt/streams.h"
 
 namespace {
 
+using simt::lt::Call, simt::lt::Layout, simt::lt::Operation, simt::lt::Problem;
+using simt::lt::size_of;
+
 simt::LtCalls counts;
 int refused_algorithm = -1;
 bool refuses_bias_gradient = false;
-
-struct Operation {
-  cublasComputeType_t compute;
-  cudaDataType_t scale;
-  std::int32_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N;
-  std::uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-  const void* bias = nullptr;
-  std::int64_t bias_stride = 0;
-  std::int32_t bias_type = -1;
-};
-
-struct Layout {
-  cudaDataType_t type;
-  std::uint64_t rows, cols;
-  std::int64_t leading;
-  std::int32_t order = CUBLASLT_ORDER_COL;
-  std::int32_t batch = 1;
-  std::int64_t stride = 0;
-};
 
 struct Preference {
   std::uint64_t workspace = 0;
@@ -85,11 +59,6 @@ struct Choice {
 };
 static_assert(sizeof(Choice) == sizeof(cublasLtMatmulAlgo_t));
 
-struct Problem {
-  Operation operation;
-  Layout a, b, c, d;
-};
-
 /// The opaque descriptors are pointers to ours.
 template <typename Ours, typename Opaque>
 Ours& ours(Opaque opaque) {
@@ -123,70 +92,10 @@ Problem problem_of(cublasLtMatmulDesc_t operation, cublasLtMatrixLayout_t a,
           ours<Layout>(d)};
 }
 
-std::int64_t size_of(cudaDataType_t type) {
-  return type == CUDA_R_32F ? 4 : 2;
-}
-
-/// The length of the sum.
-std::uint64_t inner(const Problem& p) {
-  return p.operation.transpose_a == CUBLAS_OP_N ? p.a.cols : p.a.rows;
-}
-
-/// Whether the epilogue reads or writes a vector by the bias pointer.
-bool has_vector(const Problem& p) {
-  return p.operation.epilogue == CUBLASLT_EPILOGUE_BIAS ||
-         p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB;
-}
-
-bool epilogue_supported(const Problem& p) {
-  if (p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB) return !refuses_bias_gradient;
-  return has_vector(p) || p.operation.epilogue == CUBLASLT_EPILOGUE_DEFAULT;
-}
-
-bool types_supported(const Problem& p) {
-  const cudaDataType_t in = p.a.type, out = p.d.type;
-  if (p.operation.scale != CUDA_R_32F || p.b.type != in || p.c.type != out) return false;
-  if (has_vector(p) && p.operation.bias_type != -1 && p.operation.bias_type != out) return false;
-  switch (p.operation.compute) {
-    case CUBLAS_COMPUTE_32F:
-      return (in == CUDA_R_32F || in == CUDA_R_16BF || in == CUDA_R_16F) &&
-             (out == CUDA_R_32F || out == in);
-    case CUBLAS_COMPUTE_32F_FAST_TF32:
-      return in == CUDA_R_32F && out == CUDA_R_32F;
-    default:
-      return false;
-  }
-}
-
-bool layout_valid(const Layout& layout, std::int32_t batch) {
-  return layout.rows > 0 && layout.cols > 0 && layout.batch == batch &&
-         layout.leading >= static_cast<std::int64_t>(layout.rows);
-}
-
-bool shapes_fit(const Problem& p) {
-  const bool plain_a = p.operation.transpose_a == CUBLAS_OP_N;
-  const bool plain_b = p.operation.transpose_b == CUBLAS_OP_N;
-  for (const Layout* layout : {&p.a, &p.b, &p.c, &p.d}) {
-    if (!layout_valid(*layout, p.d.batch)) return false;
-  }
-  const bool overwrites_itself = p.d.batch > 1 && p.d.stride == 0;
-  return !overwrites_itself && (plain_a ? p.a.rows : p.a.cols) == p.d.rows &&
-         (plain_b ? p.b.cols : p.b.rows) == p.d.cols &&
-         (plain_b ? p.b.rows : p.b.cols) == inner(p) && p.c.rows == p.d.rows &&
-         p.c.cols == p.d.cols;
-}
-
 cublasStatus_t status_of(const Problem& p) {
-  if (!shapes_fit(p)) return CUBLAS_STATUS_INVALID_VALUE;
-  if (has_vector(p) && p.operation.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  if (!epilogue_supported(p)) return CUBLAS_STATUS_NOT_SUPPORTED;
-  for (const Layout* layout : {&p.a, &p.b, &p.c, &p.d}) {
-    constexpr std::uint64_t kMost = std::numeric_limits<std::int32_t>::max();
-    if (layout->order != CUBLASLT_ORDER_COL || layout->rows > kMost || layout->cols > kMost) {
-      return CUBLAS_STATUS_NOT_SUPPORTED;
-    }
-  }
-  return types_supported(p) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  const cublasStatus_t status = documented_status(p);
+  const bool refused = refuses_bias_gradient && p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB;
+  return status == CUBLAS_STATUS_SUCCESS && refused ? CUBLAS_STATUS_NOT_SUPPORTED : status;
 }
 
 std::uint32_t alignment_of(const void* pointer) {
@@ -213,109 +122,6 @@ bool allowed(const Algorithm& algorithm, const Preference& preference) {
   return algorithm.workspace <= preference.workspace &&
          (!reduces || (algorithm.reduction & preference.reductions) != 0);
 }
-
-/// Rounded to the 10 bits of mantissa that tf32 has, to nearest, ties to even.
-float rounded_to_tf32(float value) {
-  auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7f800000u) == 0x7f800000u) return value;  // infinite or NaN
-  bits += 0xfffu + ((bits >> 13) & 1u);
-  return std::bit_cast<float>(bits & ~0x1fffu);
-}
-
-float load(const void* data, cudaDataType_t type, std::int64_t i) {
-  switch (type) {
-    case CUDA_R_16BF:
-      return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[i]);
-    case CUDA_R_16F:
-      return __half2float(static_cast<const __half*>(data)[i]);
-    default:
-      return static_cast<const float*>(data)[i];
-  }
-}
-
-void store(void* data, cudaDataType_t type, std::int64_t i, float value) {
-  switch (type) {
-    case CUDA_R_16BF:
-      static_cast<__nv_bfloat16*>(data)[i] = __float2bfloat16_rn(value);
-      break;
-    case CUDA_R_16F:
-      static_cast<__half*>(data)[i] = __float2half_rn(value);
-      break;
-    default:
-      static_cast<float*>(data)[i] = value;
-  }
-}
-
-/// op(matrix), row-major and packed, as float.
-std::vector<float> factor(const void* data, const Layout& layout, std::int32_t transpose,
-                          std::int64_t batch, bool tf32) {
-  const auto rows = static_cast<std::int64_t>(layout.rows);
-  const auto cols = static_cast<std::int64_t>(layout.cols);
-  const bool plain = transpose == CUBLAS_OP_N;
-  std::vector<float> values(static_cast<std::size_t>(rows * cols));
-  for (std::int64_t col = 0; col < cols; ++col) {
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const float value =
-          load(data, layout.type, batch * layout.stride + col * layout.leading + row);
-      values[plain ? row * cols + col : col * rows + row] = tf32 ? rounded_to_tf32(value) : value;
-    }
-  }
-  return values;
-}
-
-/// A call of cublasLtMatmul, to be run later.
-struct Call {
-  Problem problem;
-  float alpha, beta;
-  const void *a, *b, *c;
-  void *d, *workspace;
-  std::size_t workspace_used;
-
-  void run() const {
-    // Nothing of a workspace survives its use.
-    if (workspace_used > 0) std::memset(workspace, 0xFF, workspace_used);
-    for (std::int64_t batch = 0; batch < problem.d.batch; ++batch) run_one(batch);
-  }
-
- private:
-  void run_one(std::int64_t batch) const {
-    const Problem& p = problem;
-    const bool tf32 = p.operation.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
-    const auto rows = static_cast<std::int64_t>(p.d.rows),
-               cols = static_cast<std::int64_t>(p.d.cols);
-    const auto k = static_cast<std::int64_t>(inner(p));
-    const std::vector<float> left = factor(a, p.a, p.operation.transpose_a, batch, tf32);
-    const std::vector<float> right = factor(b, p.b, p.operation.transpose_b, batch, tf32);
-    std::vector<float> sums(static_cast<std::size_t>(rows * cols));
-    vitrine::cpu::sgemm(rows, cols, k, {left.data(), k}, {right.data(), cols}, 0.0f, sums.data(),
-                        cols);
-    if (p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB) sum_columns(right, k, cols, batch);
-    for (std::int64_t col = 0; col < cols; ++col) {
-      for (std::int64_t row = 0; row < rows; ++row) {
-        float value = alpha * sums[row * cols + col];
-        if (beta != 0.0f) {
-          value += beta * load(c, p.c.type, batch * p.c.stride + col * p.c.leading + row);
-        }
-        if (p.operation.epilogue == CUBLASLT_EPILOGUE_BIAS) {
-          value += load(p.operation.bias, p.d.type, batch * p.operation.bias_stride + row);
-        }
-        store(d, p.d.type, batch * p.d.stride + col * p.d.leading + row, value);
-      }
-    }
-  }
-
-  // Of the factor as the product reads it: rounded to tf32 if that is.
-  void sum_columns(const std::vector<float>& right, std::int64_t k, std::int64_t cols,
-                   std::int64_t batch) const {
-    const Problem& p = problem;
-    for (std::int64_t col = 0; col < cols; ++col) {
-      float sum = 0.0f;
-      for (std::int64_t i = 0; i < k; ++i) sum += right[i * cols + col];
-      store(const_cast<void*>(p.operation.bias), p.d.type, batch * p.operation.bias_stride + col,
-            sum);
-    }
-  }
-};
 
 bool keeps_promises(const Choice& choice, const Call& call) {
   const Operation& operation = call.problem.operation;
