@@ -34,6 +34,8 @@ struct BatchedMatmul {
   void* out = nullptr;  ///< out  [m, n]  out_dtype
   /// out  [m], optional: Σ_k a[k, i]; as in Matmul, and for a single product only
   float* bias_gradient = nullptr;
+  /// Runs that k is cut into where a column_sum writes the bias gradient.
+  std::int64_t bias_gradient_partials = 1;
   const void* a = nullptr;     ///< in   [m, k], or [k, m] when transpose_a  dtype
   const void* b = nullptr;     ///< in   [k, n], or [n, k] when transpose_b  dtype
   const void* bias = nullptr;  ///< in   [n]  dtype, optional

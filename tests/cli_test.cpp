@@ -13,6 +13,7 @@
 #include "run_program.h"
 #include "temporary_directory.h"
 #include "vitrine/checkpoint.h"
+#include "vitrine/device.h"
 #include "vitrine/image.h"
 
 namespace vitrine {
@@ -100,6 +101,9 @@ TEST_F(CliTest, BadFlags) {
   expect_failure(2, train({"--batch-size", "91"}), {"batch_size", "91", "90 images"});
   expect_failure(2, train({"--num-classes", "9"}), {"num_classes: found 10", "9"});
   expect_failure(2, train({"--device", "tpu"}), {"tpu"});
+  if (!built_with_cuda()) {
+    expect_failure(1, train({"--device", "cuda:9"}), {"--device cuda:9: this build has no CUDA"});
+  }
   expect_failure(2, {"train"}, {"--preset"});
   expect_failure(2, {"train", "--preset", "mnist-tutoral"}, {"mnist-tutoral", "mnist-tutorial"});
   expect_failure(2, train({"--dataset", "mnits"}), {"mnits", "mnist"});
@@ -244,6 +248,99 @@ TEST_F(CliTest, UntrainedCheckpointNeedsNoData) {
   output_of({"train", "--preset", "mnist-tutorial", "--epochs", "0", "--output", "new"});
   EXPECT_EQ(open_checkpoint("new").state.step, 0);
   EXPECT_EQ(open_checkpoint("new").config.preset, "mnist-tutorial");
+}
+
+TEST_F(CliTest, UntrainedCheckpointAsJson) {
+  const std::string line = output_of(train({"--epochs", "0", "--json"}));
+  EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+  EXPECT_EQ(json::parse(line), (json{{"checkpoint", "run/last"}}));
+}
+
+// Untrained weights must not take the place of trained ones.
+TEST_F(CliTest, ResumeTrains) {
+  const Words resume = {"train", "--resume", "run"};
+  const Words parts = {"--epochs: found 0 beside --resume, expected at least 1"};
+  output_of(train({"--max-steps", "1"}));
+  expect_failure(2, resume + Words{"--epochs", "0"}, parts);
+  expect_failure(2, resume + Words{"--epochs", "0", "--output", "other"}, parts);
+  EXPECT_EQ(open_checkpoint("run").state.step, 1);
+
+  fs::remove_all("run");
+  output_of(train({"--epochs", "0"}));
+  expect_failure(2, resume, parts);
+  output_of(resume + Words{"--epochs", "1"});
+  EXPECT_EQ(open_checkpoint("run").state.step, 6);
+}
+
+// What eval or predict print, without the time it took.
+json result_of(const std::string& text) {
+  json result = json::parse(text);
+  if (result.is_object()) result.erase("seconds");
+  return result;
+}
+
+TEST_F(CliTest, PrecisionOfAnEvaluation) {
+  output_of(train({"--epochs", "0", "--precision", "bf16", "--device", "cpu"}));
+  ASSERT_EQ(open_checkpoint("run").config.recipe.precision, Precision::bf16);
+  const std::vector<std::uint8_t> png =
+      encode_png({1, 28, 28, std::vector<std::uint8_t>(28 * 28, 77)});
+  write_file("a.png", {reinterpret_cast<const char*>(png.data()), png.size()});
+  const Words options = {"--checkpoint", "run", "--json", "--device", "cpu"};
+  for (const Words& command : {Words{"eval"} + options, Words{"predict", "a.png"} + options}) {
+    SCOPED_TRACE(command[0]);
+    const ProgramResult found = run(command);
+    EXPECT_EQ(found.code, 0);
+    EXPECT_EQ(found.err, "vitrine: evaluating in fp32: the device cpu has no bf16\n");
+    for (const char* precision : {"fp32", "tf32"}) {
+      const ProgramResult asked = run(command + Words{"--precision", precision});
+      EXPECT_EQ(asked.err, "");
+      EXPECT_EQ(result_of(asked.out), result_of(found.out)) << precision;
+    }
+    expect_failure(2, command + Words{"--precision", "bf16"}, {"precision: found bf16", "cpu"});
+    expect_failure(2, command + Words{"--precision", "fp16"}, {"precision", "fp16", "fp32, tf32"});
+  }
+}
+
+// The mean of the batches' mean losses, by the logits: −log softmax(logits)[label].
+double mean_of_batch_losses(const std::string& logits, const Dataset& data, std::int64_t batch) {
+  const auto z = SafetensorsFile(logits).read_f32("logits", Shape{data.size(), 10});
+  double sum_of_means = 0;
+  std::int64_t batches = 0;
+  for (std::int64_t begin = 0; begin < data.size(); begin += batch, ++batches) {
+    const std::int64_t end = std::min(begin + batch, data.size());
+    double sum = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const float* row = z.data() + i * 10;
+      double exponentials = 0;
+      for (int k = 0; k < 10; ++k) exponentials += std::exp(static_cast<double>(row[k]));
+      sum += std::log(exponentials) - row[data.labels[static_cast<std::size_t>(i)]];
+    }
+    sum_of_means += sum / static_cast<double>(end - begin);
+  }
+  return sum_of_means / static_cast<double>(batches);
+}
+
+TEST_F(CliTest, BatchSizeOfAnEvaluation) {
+  output_of(train({"--epochs", "0", "--loss-average", "batches"}));
+  const Words eval = {"eval", "run", "--json", "--dump", "logits.safetensors"};
+  const Dataset test = load_dataset("mnist", "data", Split::test);
+  const auto expect_batch = [&](const Words& more, std::int64_t batch) {
+    SCOPED_TRACE(testing::PrintToString(more));
+    const json found = json::parse(output_of(eval + more));
+    EXPECT_EQ(found.at("samples"), 40);
+    EXPECT_NEAR(found.at("loss").get<double>(),
+                mean_of_batch_losses("logits.safetensors", test, batch), 1e-6);
+  };
+  expect_batch({}, 16);
+  expect_batch({"--batch-size", "7"}, 7);
+  expect_batch({"-b", "3"}, 3);
+  expect_batch({"-b", "1000"}, 40);
+  for (const std::int64_t other : {7, 3, 40}) {  // or no batch size could be told from another
+    EXPECT_GT(std::abs(mean_of_batch_losses("logits.safetensors", test, 16) -
+                       mean_of_batch_losses("logits.safetensors", test, other)),
+              1e-5);
+  }
+  expect_failure(2, eval + Words{"-b", "0"}, {"batch_size: found 0", "1"});
 }
 
 TEST_F(CliTest, JsonLines) {

@@ -236,6 +236,41 @@ TEST_F(TrainerTest, DropLast) {
   EXPECT_EQ(state_.epochs.at(0).step, 5);
 }
 
+// Nothing is left of the epoch, and its last step ended no log interval.
+TEST_F(TrainerTest, ResumedWhereNoStepIsLeft) {
+  RunConfig config = small_config();
+  config.recipe.log_interval = 50;
+  ASSERT_EQ(train_until(config, 5, directory_ / "run", false), TrainOutcome::step_limit);
+  EXPECT_TRUE(state_.steps.empty());
+  config.recipe.drop_last = true;
+  config.recipe.epochs = 1;
+  ASSERT_EQ(train(config, directory_ / "run", true), TrainOutcome::finished);
+  ASSERT_EQ(state_.steps.size(), 1u);
+  EXPECT_EQ(state_.steps[0].step, 5);
+  EXPECT_EQ(state_.epochs.at(0).train_loss, state_.steps[0].loss);
+  EXPECT_GT(state_.steps[0].loss, 0.0);
+}
+
+TEST_F(TrainerTest, AnInterruptAtAnyMomentLeavesACheckpoint) {
+  class InLog final : public TrainObserver {
+   public:
+    explicit InLog(std::atomic<bool>& flag) : flag_(flag) {}
+    void on_log(std::int64_t, const StepRecord&, double, std::int64_t) override { flag_ = true; }
+
+   private:
+    std::atomic<bool>& flag_;
+  };
+  const fs::path run = directory_ / "run";
+  fs::create_directories(run);
+  const auto device = make_cpu_device(2);
+  Trainer trainer(*device, small_config(), *train_, *test_, run);
+  trainer.initialize();
+  std::atomic<bool> flag{false};
+  InLog observer(flag);
+  ASSERT_EQ(trainer.run(observer, flag), TrainOutcome::interrupted);
+  EXPECT_EQ(open_checkpoint(run).state.step, trainer.state().step);
+}
+
 TEST_F(TrainerTest, ZeroEpochsWriteTheInitialWeights) {
   RunConfig config = small_config();
   config.recipe.epochs = 0;

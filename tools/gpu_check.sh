@@ -28,7 +28,8 @@
 # A build that comes along, for a machine without compiler or libraries. Here:
 #   cmake -S . -B build-gpu -G Ninja -DVITRINE_CUDA=ON -DVITRINE_TESTS=ON -DVITRINE_BENCH=ON \
 #     -DVITRINE_CUDA_ARCHITECTURES=90a-real \
-#     -DCMAKE_BUILD_RPATH='$ORIGIN/lib' -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags
+#     -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH='$ORIGIN/lib' \
+#     -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=OFF -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags
 #   cmake --build build-gpu --target vitrine_program cuda_tests train_step_bench
 #   tools/gpu_check.sh out pack
 # which writes build-gpu/carry/carry.tar.xz: the programs, stripped, and in lib/ the shared

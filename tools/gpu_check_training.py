@@ -37,18 +37,18 @@ def prepare_model(part, preset, batch):
             write_batch(part.scratch / f"{preset}.batch", (batch, channels, side, side), classes))
 
 
-def step_command(part, preset, steps, files):
+def step_command(part, preset, steps, files, flags):
     def command(device, name, precision="fp32"):
-        return [BUILD / "vitrine", "step", "--preset", preset, "--weights", files[0], "--batch",
+        return [BUILD / "vitrine", "step", "--preset", preset, *flags, "--weights", files[0], "--batch",
                 files[1], "--steps", steps, "--lr", "1e-3", "--opt", "adamw", "--device", device,
                 "--precision", precision, "--output", part.scratch / f"{preset}.{name}"]
     return command
 
 
-def steps_of(part, preset):
+def steps_of(part, preset, *flags):
     """One model: errors by precision, and which pairs of runs have the same bits."""
     batch, steps = (2, 3) if part.quick else (8, 10)
-    command = step_command(part, preset, steps, prepare_model(part, preset, batch))
+    command = step_command(part, preset, steps, prepare_model(part, preset, batch), flags)
 
     def run(device, name, precision="fp32", *flags):
         result = part.run([*command(device, name, precision), *flags])
@@ -110,6 +110,8 @@ def steps(part):
     require_device(part)
     for preset in QUICK_MODELS if part.quick else MODELS:
         part.figures[preset] = steps_of(part, preset)
+    part.figures["cifar10-small by convolution"] = steps_of(
+        part, "cifar10-small", "--patch-projection", "convolution")
     images = (48, 16) if part.quick else (1280, 64)
     mnist = write_mnist(part.scratch / "mnist", *images)
     cifar10 = write_cifar10(part.scratch / "cifar10", images[0] // 5 * 5, images[1])

@@ -25,11 +25,11 @@ step "Format"
 tools/format.sh --check
 
 step "Build"
-configure build -DVITRINE_BENCH=ON -DVITRINE_CUDA=OFF
-cmake --build build
+configure build-test -DVITRINE_BENCH=ON -DVITRINE_CUDA=OFF
+cmake --build build-test
 
 step "Tests"
-ctest --test-dir build -j "$(nproc)" --output-on-failure --no-tests=error
+ctest --test-dir build-test -j "$(nproc)" --output-on-failure --no-tests=error
 
 [[ "${1:-}" == "--full" ]] || exit 0
 

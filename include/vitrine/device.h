@@ -31,7 +31,7 @@ struct DeviceTraits {
   bool prune_last_block = true;
   int max_partials = 1;    ///< pieces of a column reduction that run side by side
   int max_row_blocks = 1;  ///< pieces of a matmul that run side by side
-  std::string tuning;      ///< hash of the tuning file in use: bits are promised for the same one
+  std::string tuning;      ///< hash of the tuned algorithms in use; "" without a tuning file
 };
 
 /// The traits of a CUDA device with `memory` bytes; whatever it is, the same work is cut the same
@@ -117,8 +117,11 @@ class Device {
   virtual void fill_zero(void* device, std::size_t bytes) = 0;
   /// A copy as of now, in the order of submission, for later.
   virtual std::unique_ptr<Readback> read_back(const void* device, std::size_t bytes) = 0;
-  virtual std::unique_ptr<TransferRing> make_ring(std::size_t slot_bytes,
-                                                  const std::string& what) = 0;
+  /// For data that does not fit; a device that reads host memory needs none and has none.
+  virtual std::unique_ptr<TransferRing> make_ring(std::size_t /*slot_bytes*/,
+                                                  const std::string& what) {
+    throw DeviceError(what + ": the device " + traits().name + " has no transfer ring");
+  }
 
   /// How many pieces `for_each` runs at a time, each with its own worker number.
   virtual int workers() const = 0;

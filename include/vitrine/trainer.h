@@ -55,6 +55,13 @@ class DeviceImages {
   std::unique_ptr<TransferRing> ring_;
 };
 
+/// What a run and its evaluation hold on a device.
+struct Footprint {
+  bool train_resident = true, test_resident = true;  ///< all images lie where the device reads them
+  std::int64_t bytes = 0;                            ///< that the device has to have
+  std::int64_t planned = 0;  ///< the same and, where the device reads host memory, the images there
+};
+
 /// Forward passes over a data set.
 struct EvaluationResult {
   double loss = 0, top1 = 0, top5 = 0;  ///< loss by the recipe's average; fractions
@@ -68,12 +75,11 @@ struct EvaluationResult {
 
 class Evaluator {
  public:
-  /// `memory`: bytes of the device that it may use; 0: all that are free.
-  Evaluator(Device& device, const RunConfig& config, const Dataset& data, std::int64_t memory = 0);
+  /// `resident`: whether all images lie on the device; by default where they fit beside the rest.
+  Evaluator(Device& device, const RunConfig& config, const Dataset& data,
+            std::optional<bool> resident = {});
 
   const Plan& plan() const { return plan_; }
-  /// Bytes it holds on the device besides the weights.
-  std::int64_t bytes() const;
   /// `details`: confusion and misclassified; `logits`: keep them all.
   /// Told after each batch how many images are done; returns false to stop.
   using Observer = std::function<bool(std::int64_t)>;
@@ -88,11 +94,12 @@ class Evaluator {
   Device& device_;
   const RunConfig& config_;
   const Dataset& data_;
-  Plan plan_;
   bool resident_;
+  Plan plan_;
   Executor executor_;
   DeviceImages images_;
   const void* weights_ = nullptr;
+  std::int64_t valid_rows_ = 0;
   std::unique_ptr<Program> forward_;
 };
 
@@ -101,14 +108,17 @@ class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
   virtual void on_epoch_begin(std::int64_t /*epoch*/, std::int64_t /*images*/) {}
-  /// After a step: images done in this epoch.
+  /// After a step was submitted: images of this epoch so far.
   virtual void on_step(std::int64_t /*images*/) {}
-  /// After a log interval: the epoch's running means so far.
+  /// When the sums of a log interval have arrived, perhaps some steps later: the epoch's running
+  /// means at that step, when `images` were done.
   virtual void on_log(std::int64_t /*images*/, const StepRecord& /*record*/, double /*top1*/,
                       std::int64_t /*skipped*/) {}
   /// While the epoch's evaluation runs.
   virtual void on_evaluate(std::int64_t /*images*/, std::int64_t /*of*/) {}
   virtual void on_epoch_end(const EpochRecord& /*record*/, bool /*best*/) {}
+  /// Something the user should know, in one line.
+  virtual void on_notice(const std::string& /*line*/) {}
 };
 
 enum class TrainOutcome : std::uint8_t { finished, step_limit, interrupted };
@@ -133,7 +143,7 @@ class Trainer {
   EvaluationResult evaluate(bool details, TrainObserver& observer,
                             const std::atomic<bool>& interrupt);
   /// Bytes the plan announced for everything this run holds, the data sets included.
-  std::int64_t planned_bytes() const;
+  std::int64_t planned_bytes() const { return footprint_.planned; }
 
  private:
   std::int64_t steps_per_epoch() const;
@@ -141,6 +151,7 @@ class Trainer {
   void make_programs();
   void run_micro_batch(const std::vector<std::int64_t>& order, std::int64_t begin, std::int64_t end,
                        StepState state, Program& program);
+  void note_tuning(TrainObserver& observer);
   void read_progress(std::int64_t images);
   void report_progress(TrainObserver& observer, bool wait);
   EpochRecord end_epoch(const EvaluationResult& test);
@@ -159,7 +170,7 @@ class Trainer {
   const Dataset& test_;
   std::filesystem::path output_;
   Plan plan_;
-  bool resident_;  ///< all images lie on the device
+  Footprint footprint_;
   Executor executor_;
   Optimizer optimizer_;
   DeviceImages images_;
@@ -167,7 +178,9 @@ class Trainer {
   Schedule schedule_;
   Transform transform_;
   TrainerState state_;
-  std::int64_t valid_rows_ = 0;
+  std::optional<std::string>
+      resumed_tuning_;           // of the checkpoint, until the first step is compared
+  std::int64_t valid_rows_ = 0;  // read when a program runs; where it is recorded, by its recording
   std::unique_ptr<Program> step_, first_, next_, update_;  // the whole step, or its three parts
   std::deque<Progress> progress_;
 };

@@ -31,6 +31,10 @@ void add_device_flags(CLI::App& command, DeviceOptions& options);
 /// make_device, with a line on standard error when "auto" finds a reason to take the CPU.
 std::unique_ptr<Device> open_device(const DeviceOptions& options);
 
+/// Runs `work` on the device of `options`. Where the device is lost to an operation that nobody
+/// waited for, the DeviceError says which flag names it.
+int run_on_device(const DeviceOptions& options, const std::function<int(Device&)>& work);
+
 /// Parses and runs; errors become one line on stderr and the exit code.
 int run_program(int argc, const char* const* argv);
 

@@ -1,5 +1,6 @@
-// The flags of a device, and what the program says when there is none.
+// The flags of a device, and what the program says when there is none or it is lost.
 #include "cli/commands.h"
+#include "cli/fault_replay.h"
 #include "io/files.h"
 #include "vitrine/error.h"
 
@@ -33,6 +34,18 @@ std::unique_ptr<Device> open_device(const DeviceOptions& options) {
   }
   if (!notice.empty()) std::fprintf(stderr, "vitrine: using the CPU: %s\n", notice.c_str());
   return device;
+}
+
+int run_on_device(const DeviceOptions& options, const std::function<int(Device&)>& work) {
+  const std::unique_ptr<Device> device = open_device(options);
+  try {
+    return work(*device);
+  } catch (const DeviceError&) {
+    if (options.check_operations) throw;
+    const std::string fault = fault_of(*device);
+    if (fault.empty()) throw;
+    throw DeviceError(fault + "; run again with --check-operations to see which operation it was");
+  }
 }
 
 }  // namespace vitrine

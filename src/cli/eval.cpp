@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "cli/progress.h"
 #include "vitrine/safetensors.h"
 #include "vitrine/trainer.h"
@@ -15,24 +16,33 @@ namespace vitrine {
 namespace {
 
 struct Options {
-  std::string checkpoint, dataset, data_dir, split = "test", dump;
+  ConfigFlags flags;
+  std::string checkpoint, split = "test", dump;
   DeviceOptions device;
   bool json = false;
 };
 
-int evaluate(const Options& options) {
-  Checkpoint checkpoint = open_checkpoint(options.checkpoint);
-  Recipe& recipe = checkpoint.config.recipe;
-  if (!options.dataset.empty()) recipe.dataset = options.dataset;
-  if (!options.data_dir.empty()) recipe.data_dir = options.data_dir;
-  const Split split = options.split == "train" ? Split::train : Split::test;
-  const Dataset data = load_dataset(recipe.dataset, recipe.data_dir, split);
-  check_data(checkpoint.config, data);
-  const std::unique_ptr<Device> device = open_device(options.device);
-  Evaluator evaluator(*device, checkpoint.config, data);
+void print_result(const Options& options, const Dataset& data, const EvaluationResult& result) {
+  if (options.json) {
+    const nlohmann::ordered_json line = {{"dataset", data.name},      {"split", options.split},
+                                         {"samples", result.samples}, {"loss", result.loss},
+                                         {"top1", result.top1},       {"top5", result.top5},
+                                         {"seconds", result.seconds}};
+    std::printf("%s\n", line.dump().c_str());
+  } else {
+    std::printf("%s %s, %s images: loss %.4f  top-1 %.2f %%  top-5 %.2f %%  %s\n",
+                data.name.c_str(), options.split.c_str(), format_count(result.samples).c_str(),
+                result.loss, 100 * result.top1, 100 * result.top5,
+                format_duration(result.seconds).c_str());
+  }
+}
+
+int evaluate(Device& device, const Options& options, Checkpoint& checkpoint, const Dataset& data) {
+  options.flags.fit_precision(checkpoint.config, device.traits());
+  Evaluator evaluator(device, checkpoint.config, data);
   const std::vector<float> weights =
       load_weights(checkpoint.directory / "model.safetensors", evaluator.plan());
-  const Buffer on_device = share_weights(*device, evaluator.plan(), weights);
+  const Buffer on_device = share_weights(device, evaluator.plan(), weights);
   Progress progress(stderr, !options.json && isatty(STDERR_FILENO) != 0);
   if (!options.json) progress.begin("Test", data.size());
   const EvaluationResult result = evaluator.run(on_device.data(), /*details=*/false,
@@ -47,19 +57,19 @@ int evaluate(const Options& options) {
     const SafetensorsTensor logits{"logits", DType::f32, shape, result.logits.data()};
     write_safetensors(options.dump, {&logits, 1});
   }
-  if (options.json) {
-    const nlohmann::ordered_json line = {{"dataset", data.name},      {"split", options.split},
-                                         {"samples", result.samples}, {"loss", result.loss},
-                                         {"top1", result.top1},       {"top5", result.top5},
-                                         {"seconds", result.seconds}};
-    std::printf("%s\n", line.dump().c_str());
-  } else {
-    std::printf("%s %s, %s images: loss %.4f  top-1 %.2f %%  top-5 %.2f %%  %s\n",
-                data.name.c_str(), options.split.c_str(), format_count(result.samples).c_str(),
-                result.loss, 100 * result.top1, 100 * result.top5,
-                format_duration(result.seconds).c_str());
-  }
+  print_result(options, data, result);
   return 0;
+}
+
+int evaluate(const Options& options) {
+  Checkpoint checkpoint = open_checkpoint(options.checkpoint);
+  options.flags.override(checkpoint.config);
+  const Recipe& recipe = checkpoint.config.recipe;
+  const Split split = options.split == "train" ? Split::train : Split::test;
+  const Dataset data = load_dataset(recipe.dataset, recipe.data_dir, split);
+  check_data(checkpoint.config, data);
+  return run_on_device(options.device,
+                       [&](Device& device) { return evaluate(device, options, checkpoint, data); });
 }
 
 }  // namespace
@@ -69,8 +79,10 @@ Command add_eval(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Evaluate a checkpoint on a data set");
   command->add_option("checkpoint,--checkpoint", options->checkpoint, "a run or a checkpoint")
       ->required();
-  command->add_option("-d,--dataset", options->dataset, "data set [the checkpoint's]");
-  command->add_option("--data-dir", options->data_dir, "its directory [the checkpoint's]");
+  options->flags.add_to(*command, {{"dataset", "data set"},
+                                   {"data_dir", "its directory"},
+                                   {"batch_size", "images at a time"},
+                                   {"precision", "fp32, tf32 or bf16"}});
   command->add_option("--split", options->split, "train or test [test]")
       ->check(CLI::IsMember({"train", "test"}));
   command->add_option("--dump", options->dump, "write all logits to this safetensors file");

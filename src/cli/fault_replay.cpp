@@ -60,7 +60,7 @@ std::string advice(const Fault& fault) {
 std::string fault_of(Device& device) {
   try {
     device.synchronize();
-  } catch (const DeviceFault& fault) {
+  } catch (const DeviceError& fault) {
     return fault.what();
   }
   return "";

@@ -1,6 +1,7 @@
 // Flags of the command line.
 #include "cli/flags.h"
 
+#include <cstdio>
 #include <map>
 
 #include "model/fields.h"
@@ -65,49 +66,71 @@ struct KeyLister {
   }
 };
 
+/// The keys that become flags, in the two groups of the help.
+struct Keys {
+  std::vector<KeyLister::Key> recipe, model;
+};
+
+Keys list_keys() {
+  Keys keys{.model = {{"image_size", false, false, false},
+                      {"num_classes", false, false, false},
+                      {"hidden_act", false, false, true}}};
+  RunConfig defaults;
+  KeyLister list_model{keys.model}, list_recipe{keys.recipe};
+  model_fields(list_model, defaults.model);
+  recipe_fields(list_recipe, defaults.recipe);
+  return keys;
+}
+
+// Adds the flag of a key, which writes what it is given to `overrides`.
+CLI::Option* add_flag(CLI::App& command, const KeyLister::Key& key, json& overrides) {
+  const std::string name = key.name;
+  if (key.is_switch) {
+    const std::string on = flag_names(name);
+    return command.add_flag_function(
+        on + ",!--no-" + on.substr(2),
+        [&overrides, name](std::int64_t count) { overrides[name] = count > 0; });
+  }
+  const bool is_list = key.is_list, is_text = key.is_text;
+  auto* option = command.add_option_function<std::vector<std::string>>(
+      flag_names(name),
+      [&overrides, name, is_list, is_text](const std::vector<std::string>& words) {
+        overrides[name] = is_text ? json(words.at(0)) : value_of(words, is_list);
+      });
+  if (is_list || name == "image_size") {
+    option->expected(1, 3)->delimiter(',');
+  } else {
+    option->expected(1);
+  }
+  return option->type_name("");
+}
+
 }  // namespace
 
 void ConfigFlags::add_to(CLI::App& command) {
   command.add_option("--preset,--model", preset_,
                      "model, data transforms and recipe together; `vitrine inspect` lists them");
   command.add_option("--config", config_file_, "JSON file with the same keys; flags override it");
-  RunConfig defaults;
-  const nlohmann::ordered_json standard = to_json(defaults);
+  const nlohmann::ordered_json standard = to_json(RunConfig{});
   // Help shows what holds without preset and config file.
   auto add_group = [&](const std::string& group, const std::vector<KeyLister::Key>& keys) {
     for (const KeyLister::Key& key : keys) {
-      const std::string name = key.name;
-      if (key.is_switch) {
-        const std::string on = flag_names(name);
-        const std::string both = on + ",!--no-" + on.substr(2);
-        command
-            .add_flag_function(both,
-                               [this, name](std::int64_t count) { overrides_[name] = count > 0; })
-            ->group(group);
-        continue;
-      }
-      const bool is_list = key.is_list, is_text = key.is_text;
-      auto* option = command.add_option_function<std::vector<std::string>>(
-          flag_names(name), [this, name, is_list, is_text](const std::vector<std::string>& words) {
-            overrides_[name] = is_text ? json(words.at(0)) : value_of(words, is_list);
-          });
-      option->group(group)->type_name("")->description("[" + standard[name].dump() + "]");
-      if (is_list || name == "image_size") {
-        option->expected(1, 3)->delimiter(',');
-      } else {
-        option->expected(1);
-      }
+      CLI::Option* option = add_flag(command, key, overrides_)->group(group);
+      if (!key.is_switch) option->description("[" + standard[key.name].dump() + "]");
     }
   };
-  std::vector<KeyLister::Key> model = {{"image_size", false, false, false},
-                                       {"num_classes", false, false, false},
-                                       {"hidden_act", false, false, true}};
-  std::vector<KeyLister::Key> recipe;
-  KeyLister list_model{model}, list_recipe{recipe};
-  model_fields(list_model, defaults.model);
-  recipe_fields(list_recipe, defaults.recipe);
-  add_group("Training", recipe);
-  add_group("Model", model);
+  const Keys keys = list_keys();
+  add_group("Training", keys.recipe);
+  add_group("Model", keys.model);
+}
+
+void ConfigFlags::add_to(CLI::App& command, const std::map<std::string, std::string>& keys) {
+  const Keys all = list_keys();
+  for (const KeyLister::Key& key : all.recipe) {
+    const auto wanted = keys.find(key.name);
+    if (wanted == keys.end()) continue;
+    add_flag(command, key, overrides_)->description(wanted->second + " [the checkpoint's]");
+  }
 }
 
 RunConfig ConfigFlags::resolve(const RunConfig& base) const {
@@ -126,6 +149,14 @@ void ConfigFlags::override(RunConfig& config) const {
   read_json(overrides_, source, config);
   validate(config.model, source);
   validate(config.recipe, source);
+}
+
+void ConfigFlags::fit_precision(RunConfig& config, const DeviceTraits& traits) const {
+  Precision& precision = config.recipe.precision;
+  if (precision != Precision::bf16 || traits.bf16 || overrides_.contains("precision")) return;
+  precision = Precision::fp32;
+  std::fprintf(stderr, "vitrine: evaluating in fp32: the device %s has no bf16\n",
+               traits.name.c_str());
 }
 
 }  // namespace vitrine

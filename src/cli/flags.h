@@ -2,10 +2,12 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "vitrine/device.h"
 #include "vitrine/recipe.h"
 
 namespace vitrine {
@@ -15,11 +17,16 @@ class ConfigFlags {
  public:
   /// Adds --preset, --config and a flag for each key to `command`.
   void add_to(CLI::App& command);
+  /// Adds flags for a few keys of a checkpoint's recipe, with what the help says of each.
+  void add_to(CLI::App& command, const std::map<std::string, std::string>& keys);
 
   /// Preset, then --config, then flags. `base` is what they start from.
   RunConfig resolve(const RunConfig& base = {}) const;
   /// The flags only, on top of what a checkpoint says.
   void override(RunConfig& config) const;
+  /// A checkpoint holds fp32 weights whatever it was trained in: where the device has no bf16, fp32
+  /// takes its place, with a line on standard error, unless a flag asked for bf16.
+  void fit_precision(RunConfig& config, const DeviceTraits& traits) const;
   bool has_model() const { return !preset_.empty() || !config_file_.empty(); }
 
  private:

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/progress.h"
+#include "train/footprint.h"
 #include "vitrine/checkpoint.h"
 
 namespace vitrine {
@@ -26,14 +27,19 @@ void list_presets() {
   }
 }
 
-VitOptions options_for(const RunConfig& config) {
-  return {.precision = config.recipe.precision, .patch_projection = config.recipe.patch_projection};
+VitOptions options_for(const RunConfig& config, bool training) {
+  return {.training = training,
+          .precision = config.recipe.precision,
+          .patch_projection = config.recipe.patch_projection,
+          .probabilities = !training};
 }
 
+// Of training with its evaluation, as `vitrine train` runs them; images not counted.
 std::int64_t largest_batch(const RunConfig& config, const DeviceTraits& traits, int workers) {
   return largest_that_fits(kBatchLimit, [&](std::int64_t batch) {
-    const Plan plan = plan_vit(config.model, options_for(config), batch, traits);
-    return plan.memory(workers).total() <= traits.memory;
+    const Plan training = plan_vit(config.model, options_for(config, true), batch, traits);
+    const Plan evaluation = plan_vit(config.model, options_for(config, false), batch, traits);
+    return run_bytes(training, evaluation, workers) <= traits.memory;
   });
 }
 
@@ -132,7 +138,7 @@ int inspect(const Options& options) {
   }
   const std::unique_ptr<Device> device = open_device(options.device);
   const std::int64_t batch = config.recipe.batch_size;
-  const Plan plan = plan_vit(config.model, options_for(config), batch, device->traits());
+  const Plan plan = plan_vit(config.model, options_for(config, true), batch, device->traits());
   const MemoryReport memory = plan.memory(device->workers());
   const std::int64_t largest = largest_batch(config, device->traits(), device->workers());
   // The published figure of a model counts every token; so does this one.

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "vitrine/image.h"
 #include "vitrine/trainer.h"
 
@@ -12,6 +13,7 @@ namespace vitrine {
 namespace {
 
 struct Options {
+  ConfigFlags flags;
   std::string checkpoint;
   std::vector<std::string> images;
   int top_k = 5;
@@ -45,13 +47,12 @@ std::string class_name(const RunConfig& config, std::size_t k) {
   return k < config.class_names.size() ? config.class_names[k] : "class " + std::to_string(k);
 }
 
-int predict(const Options& options) {
-  const Checkpoint checkpoint = open_checkpoint(options.checkpoint);
-  const std::unique_ptr<Device> device = open_device(options.device);
+int predict(Device& device, const Options& options, Checkpoint& checkpoint) {
+  options.flags.fit_precision(checkpoint.config, device.traits());
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& file : options.images) {
     const Image image = convert_channels(read_image(file), checkpoint.config.model.num_channels);
-    const std::vector<float> p = probabilities_of(*device, checkpoint.config, image,
+    const std::vector<float> p = probabilities_of(device, checkpoint.config, image,
                                                   checkpoint.directory / "model.safetensors");
     std::vector<std::size_t> order(p.size());
     std::iota(order.begin(), order.end(), 0);
@@ -75,6 +76,13 @@ int predict(const Options& options) {
   return 0;
 }
 
+int predict(const Options& options) {
+  Checkpoint checkpoint = open_checkpoint(options.checkpoint);
+  options.flags.override(checkpoint.config);
+  return run_on_device(options.device,
+                       [&](Device& device) { return predict(device, options, checkpoint); });
+}
+
 }  // namespace
 
 Command add_predict(CLI::App& app) {
@@ -83,6 +91,7 @@ Command add_predict(CLI::App& app) {
   command->add_option("--checkpoint", options->checkpoint, "a run or a checkpoint")->required();
   command->add_option("images", options->images, "image files")->required();
   command->add_option("-k,--top-k", options->top_k, "classes to print [5]");
+  options->flags.add_to(*command, {{"precision", "fp32, tf32 or bf16"}});
   add_device_flags(*command, options->device);
   command->add_flag("--json", options->json, "the result as JSON");
   return [options] { return predict(*options); };

@@ -115,13 +115,7 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
   return results;
 }
 
-int step(const Options& options) {
-  RunConfig config;
-  // A step is a step: what a config.json says of schedules does not apply, what flags say does.
-  config.recipe.weight_decay = 0;
-  config = options.flags.resolve(config);
-  const Batch batch = read_batch(options.batch, config.model);
-  const std::unique_ptr<Device> device = open_device(options.device);
+int step(Device& device, const Options& options, const RunConfig& config, const Batch& batch) {
   const VitOptions vit{.training = true,
                        .precision = config.recipe.precision,
                        .patch_projection = config.recipe.patch_projection,
@@ -129,9 +123,9 @@ int step(const Options& options) {
                        .stored_images = batch.size,
                        .label_smoothing = static_cast<float>(config.recipe.smoothing),
                        .probabilities = true};
-  const Plan plan = plan_vit(config.model, vit, batch.size, device->traits());
+  const Plan plan = plan_vit(config.model, vit, batch.size, device.traits());
   const Results results =
-      run_steps(*device, plan, config, batch, load_weights(options.weights, plan), options.steps);
+      run_steps(device, plan, config, batch, load_weights(options.weights, plan), options.steps);
   const Shape by_class{options.steps, batch.size, config.model.num_classes};
   std::vector<SafetensorsTensor> tensors = {
       {"logits", DType::f32, by_class, results.logits.data()},
@@ -143,6 +137,16 @@ int step(const Options& options) {
   }
   write_safetensors(options.output, tensors);
   return 0;
+}
+
+int step(const Options& options) {
+  RunConfig config;
+  // A step is a step: what a config.json says of schedules does not apply, what flags say does.
+  config.recipe.weight_decay = 0;
+  config = options.flags.resolve(config);
+  const Batch batch = read_batch(options.batch, config.model);
+  return run_on_device(options.device,
+                       [&](Device& device) { return step(device, options, config, batch); });
 }
 
 }  // namespace

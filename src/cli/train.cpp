@@ -52,6 +52,10 @@ class Console final : public TrainObserver {
     progress_.update(images, status_, /*line=*/true);
   }
 
+  void on_notice(const std::string& line) override {
+    std::fprintf(stderr, "vitrine: %s\n", line.c_str());
+  }
+
   void on_evaluate(std::int64_t images, std::int64_t of) override {
     if (json_) return;
     if (!evaluating_) progress_.begin("Test", of);
@@ -117,14 +121,22 @@ void create_output(const fs::path& output) {
 }
 
 // --epochs 0 needs no data: the untrained model as a checkpoint.
-int write_untrained(const RunConfig& config, const fs::path& output, const DeviceTraits& traits) {
+int write_untrained(const RunConfig& config, const fs::path& output, const DeviceTraits& traits,
+                    bool json) {
   create_output(output);
   const Plan plan = plan_vit(config.model, {.training = false}, 1, traits);
   const std::vector<float> weights = initial_weights(config.model, plan, config.recipe.seed);
   const std::vector<float> zeros(weights.size(), 0.0f);
   const TensorViews tensors(weights.data(), zeros.data(), zeros.data());
   save_checkpoint(output, config, plan, tensors, {}, {"last"});
-  std::printf("Untrained checkpoint: %s\n", (output / "last").c_str());
+  const std::string checkpoint = output / "last";
+  if (json) {
+    const nlohmann::json line = {{"checkpoint", checkpoint}};
+    constexpr auto kAnyName = nlohmann::json::error_handler_t::replace;  // paths need not be UTF-8
+    std::printf("%s\n", line.dump(-1, ' ', /*ensure_ascii=*/false, kAnyName).c_str());
+  } else {
+    std::printf("Untrained checkpoint: %s\n", checkpoint.c_str());
+  }
   return 0;
 }
 
@@ -170,6 +182,9 @@ Start start_of(const Options& options) {
     start.checkpoint = open_checkpoint(options.resume);
     start.config = start.checkpoint->config;
     options.flags.override(start.config);
+    if (start.config.recipe.epochs == 0) {
+      throw BadInput("--epochs: found 0 beside --resume, expected at least 1");
+    }
     if (start.output.empty()) start.output = start.checkpoint->directory.parent_path();
     return start;
   }
@@ -218,11 +233,6 @@ void set_start(Session& session) {
   const std::optional<Checkpoint>& checkpoint = session.start.checkpoint;
   if (checkpoint) {
     session.trainer->resume(*checkpoint);
-    if (checkpoint->state.tuning != session.device->traits().tuning) {
-      std::fprintf(stderr,
-                   "vitrine: %s was written with another --tune file: bits may differ from there\n",
-                   checkpoint->directory.c_str());
-    }
   } else {
     session.trainer->initialize();
   }
@@ -320,7 +330,7 @@ int train(const Options& options) {
   Session session{.start = start_of(options), .device = open_device(options.device)};
   const auto& [config, checkpoint, output] = session.start;
   if (config.recipe.epochs == 0) {
-    return write_untrained(config, output, session.device->traits());
+    return write_untrained(config, output, session.device->traits(), options.json);
   }
   const double bytes_before = process_bytes("VmRSS");
   load_data(session);

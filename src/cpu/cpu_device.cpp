@@ -60,22 +60,6 @@ class CpuReadback final : public Readback {
   std::vector<char> copy_;
 };
 
-/// Slots in the memory that host and device share.
-class CpuRing final : public TransferRing {
- public:
-  explicit CpuRing(std::size_t slot_bytes)
-      : slot_bytes_(slot_bytes), memory_(slot_bytes * kTransferSlots) {}
-  const void* device_data() const override { return memory_.data(); }
-  void* fill() override { return memory_.data() + static_cast<std::size_t>(slot_) * slot_bytes_; }
-  int send() override { return std::exchange(slot_, (slot_ + 1) % kTransferSlots); }
-  void release() override {}
-
- private:
-  std::size_t slot_bytes_;
-  std::vector<char> memory_;
-  int slot_ = 0;
-};
-
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(int threads) : pool_(threads), kernels_(pool_) {
@@ -123,9 +107,6 @@ class CpuDevice final : public Device {
 
   std::unique_ptr<Readback> read_back(const void* data, std::size_t bytes) override {
     return std::make_unique<CpuReadback>(data, bytes);
-  }
-  std::unique_ptr<TransferRing> make_ring(std::size_t slot_bytes, const std::string&) override {
-    return std::make_unique<CpuRing>(slot_bytes);
   }
 
   int workers() const override { return pool_.threads(); }

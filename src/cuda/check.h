@@ -37,6 +37,7 @@ inline void check(const char* what, cudaError_t status) {
   const std::string message =
       std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status);
   if (is_fault(status)) throw DeviceFault(message);
+  if (status == cudaErrorMemoryAllocation) throw OutOfMemory("out of memory: " + message);
   throw DeviceError(message);
 }
 

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <optional>
 #include <utility>
 
 #include "cuda/check.h"
@@ -67,7 +66,7 @@ class Scratch {
     if (cudaMalloc(&data_, bytes) == cudaSuccess) return;
     cudaGetLastError();  // the runtime would report it again
     throw OutOfMemory("tuning a matmul: found no " + std::to_string(bytes) +
-                      " bytes of device memory for its output, expected them free");
+                      " bytes of device memory for its results, expected them free");
   }
   ~Scratch() { cudaFree(data_); }
   Scratch(const Scratch&) = delete;
@@ -81,6 +80,12 @@ class Scratch {
 /// The epilogue's vector: a bias that is read, or a bias gradient that is written.
 const void* bias_pointer(const BatchedMatmul& args) {
   return args.bias_gradient != nullptr ? args.bias_gradient : args.bias;
+}
+
+/// The same without its bias gradient.
+BatchedMatmul without_bias_gradient(BatchedMatmul args) {
+  args.bias_gradient = nullptr;
+  return args;
 }
 
 /// Bytes from the first to the last element of out.
@@ -185,13 +190,8 @@ void CublasLtMatmul::use_measured(const MatmulKey& key, const MatmulAlgorithm& a
                                    std::to_string(options_.workspace_bytes)));
 }
 
-// The old contents of out must outlive the measurement, and be added to once.
-bool CublasLtMatmul::measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream,
-                             Plan& plan) {
-  check("cudaStreamSynchronize", cudaStreamSynchronize(stream));  // the workspace is in use there
-  const Scratch scratch(extent(args));
-  BatchedMatmul measured = args;
-  measured.out = scratch.data();
+std::optional<float> CublasLtMatmul::take_fastest(const MatmulKey& key,
+                                                  const BatchedMatmul& measured, Plan& plan) const {
   std::optional<float> fastest;
   cublasLtMatmulAlgo_t best{};
   for (const auto& candidate : candidates(key, plan, kCandidates)) {
@@ -206,23 +206,65 @@ bool CublasLtMatmul::measure(const MatmulKey& key, const BatchedMatmul& args, cu
     fastest = time;
     best = candidate.algo;
   }
-  if (!fastest && key.bias_gradient) return false;
-  if (!fastest) fail(key, "none of cuBLASLt's algorithms runs, expected one");
   plan.algorithm = best;
-  tuning_.add(key, std::bit_cast<MatmulAlgorithm>(best));
-  return true;
+  return fastest;
+}
+
+// The old contents of out must outlive the measurement, and be added to once.
+void CublasLtMatmul::measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream,
+                             Plan& plan) {
+  check("cudaStreamSynchronize", cudaStreamSynchronize(stream));  // the workspace is in use there
+  const Scratch out(extent(args));
+  BatchedMatmul measured = args;
+  measured.out = out.data();
+  if (!take_fastest(key, measured, plan)) {
+    fail(key, "none of cuBLASLt's algorithms runs, expected one");
+  }
+  tuning_.add(key, std::bit_cast<MatmulAlgorithm>(plan.algorithm));
+}
+
+float CublasLtMatmul::time_apart(const BatchedMatmul& measured, const Plan& product) const {
+  const std::int64_t sums = measured.bias_gradient_partials * measured.m;
+  const Scratch workspace(static_cast<std::size_t>(sums * size_of(DType::f32)));
+  CudaKernels kernels(options_.measuring_stream, CudaLimits{}, nullptr);
+  return measured_milliseconds(options_.measuring_stream, [&] {
+    check("cublasLtMatmul", submit(product, measured, options_.measuring_stream));
+    kernels.column_sum({.out = {measured.bias_gradient, measured.m},
+                        .x = {measured.a, measured.k * measured.m, measured.dtype},
+                        .workspace = {static_cast<float*>(workspace.data()), sums},
+                        .rows = measured.k,
+                        .cols = measured.m});
+  });
+}
+
+// The product comes first: what is wrong with it in itself is told as of any other. The gradient
+// itself is written over and over: nothing is ever added to it here.
+bool CublasLtMatmul::compare_bias_gradient(const MatmulKey& key, const BatchedMatmul& args,
+                                           cudaStream_t stream, Plan& plan) {
+  const BatchedMatmul alone = without_bias_gradient(args);
+  const Plan product = make_plan(key_of(alone), alone, stream);
+  check("cudaStreamSynchronize", cudaStreamSynchronize(stream));
+  const Scratch out(extent(args));
+  BatchedMatmul measured = args;
+  measured.out = out.data();
+  const std::optional<float> beside = take_fastest(key, measured, plan);
+  const bool pays = beside && *beside < time_apart(measured, product);
+  tuning_.add(key, pays ? std::bit_cast<MatmulAlgorithm>(plan.algorithm) : kSeparateBiasGradient);
+  return pays;
 }
 
 bool CublasLtMatmul::choose_algorithm(const MatmulKey& key, const BatchedMatmul& args,
                                       cudaStream_t stream, Plan& plan) {
   if (const MatmulAlgorithm* algorithm = tuning_.find(key)) {
+    if (key.bias_gradient && *algorithm == kSeparateBiasGradient) return false;
     use_measured(key, *algorithm, plan);
-    return true;
+  } else if (key.bias_gradient) {
+    return tuning_.has_file() && compare_bias_gradient(key, args, stream, plan);
+  } else if (tuning_.has_file()) {
+    measure(key, args, stream, plan);
+  } else {
+    plan.algorithm = candidates(key, plan, 1).front().algo;
   }
-  if (tuning_.has_file()) return measure(key, args, stream, plan);
-  const auto first = candidates(key, plan, 1);
-  if (first.empty()) return false;
-  plan.algorithm = first.front().algo;
   return true;
 }
 
@@ -261,29 +303,25 @@ cublasStatus_t CublasLtMatmul::submit(const Plan& plan, const BatchedMatmul& arg
                         &plan.algorithm, options_.workspace, options_.workspace_bytes, stream);
 }
 
+CublasLtMatmul::Plan& CublasLtMatmul::plan_of(const MatmulKey& key, const BatchedMatmul& args,
+                                              cudaStream_t stream) {
+  const auto found = plans_.find(key);
+  if (found != plans_.end()) return found->second;
+  Plan& plan = plans_.emplace(key, make_plan(key, args, stream)).first->second;
+  tuning_.use(key);
+  return plan;
+}
+
 bool CublasLtMatmul::run(const BatchedMatmul& args, cudaStream_t stream) {
   const MatmulKey key = key_of(args);
-  auto found = plans_.find(key);
-  if (found == plans_.end()) {
-    found = plans_.emplace(key, make_plan(key, args, stream)).first;
-  }
-  Plan& plan = found->second;
-  if (plan.operation == nullptr) {
-    BatchedMatmul product = args;
-    product.bias_gradient = nullptr;
-    return run(product, stream);
-  }
+  Plan& plan = plan_of(key, args, stream);
+  if (plan.operation == nullptr) return run(without_bias_gradient(args), stream);
   if (plan.bias != bias_pointer(args)) {
     plan.bias = bias_pointer(args);
     set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, plan.bias);
   }
   const cublasStatus_t status = submit(plan, args, stream);
-  if (status != CUBLAS_STATUS_SUCCESS && args.bias_gradient != nullptr && !plan.has_run) {
-    plan = {};  // the heuristic only guessed
-    return run(args, stream);
-  }
   if (status != CUBLAS_STATUS_SUCCESS) fail(key, "cublasLtMatmul: " + name(status));
-  plan.has_run = true;
   return args.bias_gradient != nullptr;
 }
 

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,13 @@ struct CublasLtOptions {
 ///
 /// The first product of a kind makes its plan; the device may be waited for and memory allocated.
 /// Every later one is a call of cublasLtMatmul and nothing else, so it can be recorded in a graph.
-/// The plan also says whether cuBLASLt writes the bias gradient, which it need not be able to.
+///
+/// A bias gradient beside the product (the epilogue BGRADB) saves a pass over a and may still cost
+/// more than it: backward passes have been seen to take 6600 ms with it where they took 4042 ms
+/// (github.com/NVIDIA/CUDALibrarySamples, issue 90), and llm.c sums columns in a kernel of its own.
+/// The heuristic does not know. So the product alone is run and `run` returns false, unless a
+/// tuning file is there: then product and column sum are measured against the epilogue, and the
+/// plan takes the faster way, which the file keeps.
 ///
 /// Types: f32, bf16 and f16 with out of the same type or f32; sums are f32. Throws DeviceError, in
 /// one line with the product's shape, when cuBLASLt has no algorithm, when a plan would have to be
@@ -66,24 +73,32 @@ class CublasLtMatmul final : public MatmulLibrary {
   using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Destroy>;
 
   struct Plan {
-    Operation operation;  ///< null: none writes the bias gradient; the product has another plan
+    Operation operation;  ///< null: the bias gradient is summed apart; the product has another plan
     Layout a, b, out;
     cublasLtMatmulAlgo_t algorithm{};
     const void* bias = nullptr;  ///< or its gradient, as the operation has it
-    bool has_run = false;
   };
 
   static Operation make_operation(const BatchedMatmul& args);
   static Layout make_layout(DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t leading,
                             std::int64_t batch, std::int64_t stride);
   Preference make_preference(const MatmulKey& key) const;
+  Plan& plan_of(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream);
   Plan make_plan(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream);
   /// Empty only where a bias gradient is in the way.
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(const MatmulKey& key, const Plan& plan,
                                                           int most) const;
   void use_measured(const MatmulKey& key, const MatmulAlgorithm& algorithm, Plan& plan) const;
-  /// These put an algorithm into the plan. False: none writes the bias gradient.
-  bool measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream, Plan& plan);
+  /// Puts the fastest candidate into the plan. Returns its milliseconds, nothing if none runs.
+  std::optional<float> take_fastest(const MatmulKey& key, const BatchedMatmul& measured,
+                                    Plan& plan) const;
+  /// Milliseconds of the product by its own plan and of the column sum after it.
+  float time_apart(const BatchedMatmul& measured, const Plan& product) const;
+  /// Whether the plan's epilogue is to write the bias gradient.
+  bool compare_bias_gradient(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream,
+                             Plan& plan);
+  void measure(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream, Plan& plan);
+  /// Puts an algorithm into the plan. False: the bias gradient is summed apart.
   bool choose_algorithm(const MatmulKey& key, const BatchedMatmul& args, cudaStream_t stream,
                         Plan& plan);
   cublasStatus_t submit(const Plan& plan, const BatchedMatmul& args, cudaStream_t stream) const;

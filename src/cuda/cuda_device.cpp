@@ -12,7 +12,11 @@ namespace vitrine::cuda {
 namespace {
 
 // What modules loaded later and launches with much local memory may still take.
-constexpr std::int64_t kReserveBytes = std::int64_t{128} << 20;
+std::int64_t reserve_of(std::int64_t free) {
+  constexpr std::int64_t kMost = std::int64_t{128} << 20;
+  return std::min(kMost, free / 16);
+}
+
 // More than a context takes: somebody else's.
 constexpr std::int64_t kContextBytes = std::int64_t{1} << 30;
 
@@ -28,7 +32,7 @@ std::string describe(const Gpu& gpu) {
 }
 
 DeviceTraits traits_of(const Gpu& gpu) {
-  DeviceTraits traits = cuda_traits(std::max<std::int64_t>(gpu.free_memory - kReserveBytes, 1));
+  DeviceTraits traits = cuda_traits(gpu.free_memory - reserve_of(gpu.free_memory));
   traits.description = describe(gpu);
   traits.bf16 = gpu.limits.compute_capability >= 80;
   const std::int64_t held = gpu.total_memory - gpu.free_memory;

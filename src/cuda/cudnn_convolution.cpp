@@ -1,10 +1,10 @@
-// Descriptors and algorithms, one set per shape, and the calls that use them.
+// Descriptors and memory, one set per shape, and the calls that use them.
 //
 // Algorithms are fixed, not searched for, and sum in a fixed order: of the filter gradients
 // BWD_FILTER_ALGO_0 and _3 add with atomics, _1 does not; forward algorithms all keep an order.
-// The fallback of the forward one needs no workspace and does the same sums.
 #include "cuda/cudnn_convolution.h"
 
+#include <cuda_runtime_api.h>
 #include <cudnn.h>
 
 #include <algorithm>
@@ -16,10 +16,13 @@
 #include <type_traits>
 #include <utility>
 
+#include "cuda/check.h"
+
 namespace vitrine::cuda {
 namespace {
 
 constexpr float kOne = 1.0f, kZero = 0.0f;
+constexpr auto kForward = CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
 constexpr auto kFilterGradient = CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
 
 void check(cudnnStatus_t status, const char* call) {
@@ -151,12 +154,38 @@ ConvolutionDescriptor convolution(const Problem& p) {
   return descriptor;
 }
 
+struct FreeDeviceMemory {
+  void operator()(void* data) const { cudaFree(data); }
+};
+using DeviceMemory = std::unique_ptr<void, FreeDeviceMemory>;
+
+DeviceMemory allocate(const Problem& p, std::size_t bytes) {
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // the runtime would report it again
+    throw OutOfMemory(std::string("patch_convolution_") +
+                      (p.direction == Direction::forward ? "forward" : "backward") + ": found no " +
+                      std::to_string(bytes) +
+                      " bytes of device memory for cuDNN's workspace, expected them free");
+  }
+  cuda::check("cudaMalloc", status);
+  return DeviceMemory(data);
+}
+
+/// Memory for cuDNN's own use.
+struct Workspace {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+  DeviceMemory owned;  ///< null: it is the one that all plans share
+};
+
 /// [B, D, H/s, W/s] in planes and as it lies in [B, P, D]; the rest as the caller has it.
 struct Plan {
   TensorDescriptor images, y_planes, y_patches, bias;
   FilterDescriptor weight;
   ConvolutionDescriptor convolution;
-  cudnnConvolutionFwdAlgo_t forward = CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
+  Workspace workspace;
 
   explicit Plan(const Problem& p)
       : images(planes("images", p.dtype, p.batch, p.channels, p.height, p.width)),
@@ -192,9 +221,8 @@ class CudnnConvolution::Library {
  private:
   void use(cudaStream_t stream);
   const Plan& plan(const Problem& problem);
-  cudnnStatus_t ask_workspace(const Plan& plan, std::size_t& bytes) const;
-  void choose_forward(Plan& plan) const;
-  void check_backward(const Plan& plan) const;
+  std::size_t workspace_bytes(const Problem& problem, const Plan& plan) const;
+  Workspace workspace(const Problem& problem, const Plan& plan) const;
   void transform(const TensorDescriptor& from_descriptor, const void* from,
                  const TensorDescriptor& to_descriptor, void* to) const;
 
@@ -216,41 +244,43 @@ void CudnnConvolution::Library::use(cudaStream_t stream) {
 const Plan& CudnnConvolution::Library::plan(const Problem& problem) {
   const auto found = plans_.find(problem);
   if (found != plans_.end()) return found->second;
-  Plan plan(problem);
-  if (problem.direction == Direction::forward) {
-    choose_forward(plan);
-  } else {
-    check_backward(plan);
+  // Loading code and allocating are forbidden there. The run that warms up before the recording has
+  // made all plans.
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  check("cudaStreamIsCapturing", cudaStreamIsCapturing(stream_, &capture));
+  if (capture != cudaStreamCaptureStatusNone) {
+    throw DeviceError("patch_convolution: a shape first used while recording, expected before");
   }
+  Plan plan(problem);
+  plan.workspace = workspace(problem, plan);
   return plans_.emplace(problem, std::move(plan)).first->second;
 }
 
-cudnnStatus_t CudnnConvolution::Library::ask_workspace(const Plan& plan, std::size_t& bytes) const {
-  return cudnnGetConvolutionForwardWorkspaceSize(handle_.get(), plan.images.get(),
-                                                 plan.weight.get(), plan.convolution.get(),
-                                                 plan.y_planes.get(), plan.forward, &bytes);
-}
-
-void CudnnConvolution::Library::choose_forward(Plan& plan) const {
-  std::size_t bytes = 0, bytes_of_fallback = 0;
-  check(ask_workspace(plan, bytes), "cudnnGetConvolutionForwardWorkspaceSize");
-  if (bytes <= bytes_) return;
-  plan.forward = CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM;
-  const cudnnStatus_t status = ask_workspace(plan, bytes_of_fallback);
-  if (status == CUDNN_STATUS_SUCCESS && bytes_of_fallback <= bytes_) return;
-  throw DeviceError("patch_convolution_forward: cuDNN's workspace has " + std::to_string(bytes_) +
-                    " bytes, expected at least " + std::to_string(bytes));
-}
-
-void CudnnConvolution::Library::check_backward(const Plan& plan) const {
+std::size_t CudnnConvolution::Library::workspace_bytes(const Problem& problem,
+                                                       const Plan& plan) const {
   std::size_t bytes = 0;
-  check(cudnnGetConvolutionBackwardFilterWorkspaceSize(handle_.get(), plan.images.get(),
-                                                       plan.y_planes.get(), plan.convolution.get(),
-                                                       plan.weight.get(), kFilterGradient, &bytes),
-        "cudnnGetConvolutionBackwardFilterWorkspaceSize");
-  if (bytes <= bytes_) return;
-  throw DeviceError("patch_convolution_backward: cuDNN's workspace has " + std::to_string(bytes_) +
-                    " bytes, expected at least " + std::to_string(bytes));
+  if (problem.direction == Direction::forward) {
+    check(cudnnGetConvolutionForwardWorkspaceSize(handle_.get(), plan.images.get(),
+                                                  plan.weight.get(), plan.convolution.get(),
+                                                  plan.y_planes.get(), kForward, &bytes),
+          "cudnnGetConvolutionForwardWorkspaceSize");
+  } else {
+    check(cudnnGetConvolutionBackwardFilterWorkspaceSize(
+              handle_.get(), plan.images.get(), plan.y_planes.get(), plan.convolution.get(),
+              plan.weight.get(), kFilterGradient, &bytes),
+          "cudnnGetConvolutionBackwardFilterWorkspaceSize");
+  }
+  return bytes;
+}
+
+Workspace CudnnConvolution::Library::workspace(const Problem& problem, const Plan& plan) const {
+  const std::size_t needed = workspace_bytes(problem, plan);
+  Workspace workspace{.data = workspace_, .bytes = bytes_};
+  if (needed <= bytes_) return workspace;
+  workspace.owned = allocate(problem, needed);
+  workspace.data = workspace.owned.get();
+  workspace.bytes = needed;
+  return workspace;
 }
 
 void CudnnConvolution::Library::transform(const TensorDescriptor& from_descriptor, const void* from,
@@ -267,7 +297,8 @@ void CudnnConvolution::Library::forward(const PatchConvolutionForward& args, cud
   void* y = args.workspace.data;
   check(cudnnConvolutionForward(handle_.get(), &kOne, plan.images.get(), args.images.data,
                                 plan.weight.get(), args.weight.data, plan.convolution.get(),
-                                plan.forward, workspace_, bytes_, &kZero, plan.y_planes.get(), y),
+                                kForward, plan.workspace.data, plan.workspace.bytes, &kZero,
+                                plan.y_planes.get(), y),
         "cudnnConvolutionForward");
   if (args.bias) {
     check(cudnnAddTensor(handle_.get(), &kOne, plan.bias.get(), args.bias.data, &kOne,
@@ -289,8 +320,8 @@ void CudnnConvolution::Library::backward(const PatchConvolutionBackward& args,
   transform(plan.y_patches, args.dy.data, plan.y_planes, dy);
   check(cudnnConvolutionBackwardFilter(handle_.get(), &kOne, plan.images.get(), args.images.data,
                                        plan.y_planes.get(), dy, plan.convolution.get(),
-                                       kFilterGradient, workspace_, bytes_, &beta,
-                                       plan.weight.get(), dweight),
+                                       kFilterGradient, plan.workspace.data, plan.workspace.bytes,
+                                       &beta, plan.weight.get(), dweight),
         "cudnnConvolutionBackwardFilter");
   if (!rounded) return;
   // The sum of one row: cuDNN documents no conversion between types. One run needs no workspace.

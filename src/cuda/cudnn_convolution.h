@@ -18,7 +18,9 @@ namespace vitrine::cuda {
 
 /// The library is loaded and everything is described at the first call of a shape; from the second
 /// on a call only submits work, so that it can be recorded. Calls of several threads wait for each
-/// other; they share the workspace, so their streams must be ordered.
+/// other; they share the workspace, so their streams must be ordered. A shape that needs more than
+/// the workspace has gets memory of its own at its first call: the gradient of 16-bit images may be
+/// computed from copies as large as these.
 class CudnnConvolution final : public ConvolutionLibrary {
  public:
   /// `workspace`: device memory of the caller's, aligned to 256 bytes, for cuDNN's own use.
@@ -26,7 +28,8 @@ class CudnnConvolution final : public ConvolutionLibrary {
   ~CudnnConvolution() override;
 
   /// Both throw DeviceError for what cuDNN refuses, for tensors of 2³¹ elements and more, and for a
-  /// workspace that is too small, which names the bytes needed.
+  /// first call of a shape while the stream is recorded; OutOfMemory, which names the bytes needed,
+  /// where the workspace is too small and the device has no more.
   void forward(const PatchConvolutionForward& args, cudaStream_t stream) override;
   void backward(const PatchConvolutionBackward& args, cudaStream_t stream) override;
 

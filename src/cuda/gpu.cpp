@@ -71,9 +71,9 @@ Gpu take_gpu(const std::string& device) {
                      capability(gpu.limits.compute_capability) + ", expected " +
                      capability(VITRINE_OLDEST_ARCHITECTURE) + " or higher");
   }
-  check(gpu.name.c_str(), cudaSetDevice(gpu.number));
   std::size_t free = 0, total = 0;
-  const cudaError_t status = cudaMemGetInfo(&free, &total);  // the first call that needs a context
+  cudaError_t status = cudaSetDevice(gpu.number);  // makes the context
+  if (status == cudaSuccess) status = cudaMemGetInfo(&free, &total);
   if (status != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
     fail(device, gpu.name + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status) +

@@ -3,7 +3,8 @@
 //   {"gpu": "...", "cublaslt": 130100, "hash": "16 hexadecimal digits",
 //    "algorithms": {"128x768x3072 ...": "128 hexadecimal digits", ...}}
 //
-// The hash covers everything else: what it lets through is handed to cuBLASLt unread.
+// The hash covers everything else: what it lets through is handed to cuBLASLt unread. An algorithm
+// of zeros under the key of a bias gradient says that the gradient is summed apart.
 #include "cuda/matmul_tuning.h"
 
 #include <algorithm>
@@ -165,9 +166,9 @@ void MatmulTuning::read() {
     }
     algorithms_[key] = algorithm;
   }
-  if (hash_found != hash()) {
+  if (const std::string hash = hash_of(algorithms_); hash_found != hash) {
     throw BadInput(
-        complaint("hash: found \"" + one_line(hash_found) + "\", expected \"" + hash() + "\""));
+        complaint("hash: found \"" + one_line(hash_found) + "\", expected \"" + hash + "\""));
   }
 }
 
@@ -182,12 +183,17 @@ void MatmulTuning::add(const MatmulKey& key, const MatmulAlgorithm& algorithm) {
   changed_ = true;
 }
 
+void MatmulTuning::use(const MatmulKey& key) {
+  const auto found = algorithms_.find(key.text());
+  if (found != algorithms_.end()) used_.insert(*found);
+}
+
 void MatmulTuning::save() {
   if (!has_file() || !changed_) return;
   nlohmann::ordered_json json;
   json["gpu"] = gpu_;
   json["cublaslt"] = library_version_;
-  json["hash"] = hash();
+  json["hash"] = hash_of(algorithms_);
   json["algorithms"] = nlohmann::ordered_json::object();
   for (const auto& [key, algorithm] : algorithms_) json["algorithms"][key] = hex(algorithm);
   write_file(path_, json.dump(2) + "\n");
@@ -195,9 +201,12 @@ void MatmulTuning::save() {
 }
 
 std::string MatmulTuning::hash() const {
-  if (!has_file()) return "";
+  return has_file() ? hash_of(used_) : "";
+}
+
+std::string MatmulTuning::hash_of(const Algorithms& algorithms) const {
   std::string content = gpu_ + "\n" + std::to_string(library_version_) + "\n";
-  for (const auto& [key, algorithm] : algorithms_) content += key + "=" + hex(algorithm) + "\n";
+  for (const auto& [key, algorithm] : algorithms) content += key + "=" + hex(algorithm) + "\n";
   return fnv1a(content);
 }
 

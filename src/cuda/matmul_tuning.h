@@ -2,7 +2,7 @@
 //
 // An algorithm is what cuBLASLt calls one: 64 opaque bytes that mean the same as long as GPU and
 // library version are the same. Sums are taken in an order that belongs to the algorithm, so the
-// same file gives the same bits; hash() says which file it was.
+// same algorithms give the same bits; hash() says which ones they were.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -42,6 +42,10 @@ MatmulKey key_of(const BatchedMatmul& args);
 /// cublasLtMatmulAlgo_t.
 using MatmulAlgorithm = std::array<std::uint64_t, 8>;
 
+/// Under the key of a product with a bias gradient: the gradient is a column sum of its own, and
+/// the product runs by the algorithm of the key without it.
+inline constexpr MatmulAlgorithm kSeparateBiasGradient{};
+
 /// Product → algorithm, and the file that holds it.
 class MatmulTuning {
  public:
@@ -55,20 +59,28 @@ class MatmulTuning {
   /// Null when the product has not been measured.
   const MatmulAlgorithm* find(const MatmulKey& key) const;
   void add(const MatmulKey& key, const MatmulAlgorithm& algorithm);
+  /// From now on hash() covers the product's algorithm, if there is one.
+  void use(const MatmulKey& key);
   /// Writes the file, whole or not at all, if something was added. Throws IoError.
   void save();
-  /// FNV-1a of all that the file holds, 16 hexadecimal digits; "" without a file.
+  /// FNV-1a of GPU, version and the algorithms in use, in the order of their keys: 16 hexadecimal
+  /// digits; "" without a file. What else the file holds, of other models or of what has not run
+  /// yet, changes nothing, and it is the same whether the algorithms were measured or read.
   std::string hash() const;
   /// "FILE: what; deleting the file makes a new one".
   std::string complaint(const std::string& what) const;
 
  private:
+  using Algorithms = std::map<std::string, MatmulAlgorithm>;
+
   void read();
+  std::string hash_of(const Algorithms& algorithms) const;
 
   std::filesystem::path path_;
   std::string gpu_;
   std::uint64_t library_version_ = 0;
-  std::map<std::string, MatmulAlgorithm> algorithms_;
+  Algorithms algorithms_;
+  Algorithms used_;  ///< of them
   bool changed_ = false;
 };
 

@@ -7,10 +7,10 @@ bool built_with_cuda() {
   return false;
 }
 
-std::unique_ptr<Device> make_cuda_device(const DeviceOptions&) {
-  throw DeviceError(
-      "--device cuda: this build has no CUDA; build where the CUDA Toolkit and cuDNN "
-      "are, or with -DVITRINE_CUDA=ON to see what is missing");
+std::unique_ptr<Device> make_cuda_device(const DeviceOptions& options) {
+  throw DeviceError("--device " + options.name +
+                    ": this build has no CUDA; build where the CUDA Toolkit and cuDNN are, or with "
+                    "-DVITRINE_CUDA=ON to see what is missing");
 }
 
 }  // namespace vitrine

@@ -2,30 +2,13 @@
 #include <algorithm>
 #include <chrono>
 
+#include "train/footprint.h"
 #include "vitrine/trainer.h"
 
 namespace vitrine {
 namespace {
 
 constexpr std::size_t kMostMistakes = 40;
-
-VitOptions options_for(const RunConfig& config, const Dataset& data) {
-  const Transform t = transform(config.recipe, config.model.num_channels);
-  return {.training = false,
-          .precision = config.recipe.precision,
-          .patch_projection = config.recipe.patch_projection,
-          .source_height = data.height,
-          .source_width = data.width,
-          .stored_images = data.size(),
-          .mean = t.mean,
-          .std = t.std,
-          .probabilities = true};
-}
-
-// Means of batch means depend on the batch size, so evaluation uses the recipe's.
-std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data) {
-  return std::clamp<std::int64_t>(data.size(), 1, config.recipe.batch_size);
-}
 
 }  // namespace
 
@@ -68,46 +51,19 @@ void DeviceImages::submitted() {
   if (ring_) ring_->release();
 }
 
-namespace {
-
-Plan make_plan(const RunConfig& config, const Dataset& data, const DeviceTraits& traits,
-               bool resident) {
-  VitOptions options = options_for(config, data);
-  const std::int64_t batch = evaluation_batch(config, data);
-  options.stored_images = DeviceImages::count(data, batch, resident);
-  return plan_vit(config.model, options, batch, traits);
-}
-
-bool fit_on_device(const Plan& plan, const Dataset& data, const DeviceTraits& traits,
-                   std::int64_t memory) {
-  const MemoryReport report = plan.memory(1);
-  return traits.reads_host_memory ||
-         report.activations + report.outputs + static_cast<std::int64_t>(data.images.size()) <=
-             (memory > 0 ? memory : traits.memory);
-}
-
-}  // namespace
-
 Evaluator::Evaluator(Device& device, const RunConfig& config, const Dataset& data,
-                     std::int64_t memory)
+                     std::optional<bool> resident)
     : device_(device),
       config_(config),
       data_(data),
-      plan_([&] {
-        Plan plan = make_plan(config, data, device.traits(), /*resident=*/true);
-        return fit_on_device(plan, data, device.traits(), memory)
-                   ? plan
-                   : make_plan(config, data, device.traits(), /*resident=*/false);
-      }()),
-      resident_(fit_on_device(plan_, data, device.traits(), memory)),
+      resident_(resident.value_or(evaluation_resident(config, data, device.traits()))),
+      plan_(plan_vit(
+          config.model,
+          evaluation_options(config, data,
+                             DeviceImages::count(data, evaluation_batch(config, data), resident_)),
+          evaluation_batch(config, data), device.traits())),
       executor_(device, plan_),
       images_(device, data, plan_.chunking().batch, resident_) {}
-
-std::int64_t Evaluator::bytes() const {
-  const MemoryReport report = plan_.memory(device_.workers());
-  return report.activations + report.outputs +
-         DeviceImages::bytes(data_, plan_.chunking().batch, resident_);
-}
 
 void Evaluator::run_batch(std::int64_t begin, std::int64_t end) {
   std::vector<BatchRow> rows;
@@ -118,6 +74,7 @@ void Evaluator::run_batch(std::int64_t begin, std::int64_t end) {
                .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
   StepState state;
   state.loss_scale = 1.0f / static_cast<float>(end - begin);
+  valid_rows_ = end - begin;
   executor_.set_state(state);
   forward_->run();
   images_.submitted();
@@ -134,10 +91,8 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
   const Range range(device_, "evaluation");
   if (forward_ == nullptr || weights != weights_) {
     weights_ = weights;
-    // Every batch runs whole; empty rows count for nothing.
     forward_ = device_.program("evaluation", [this] {
-      executor_.run(
-          {.weights = weights_, .inputs = {images_.data()}, .valid_rows = plan_.chunking().batch});
+      executor_.run({.weights = weights_, .inputs = {images_.data()}, .valid_rows = valid_rows_});
     });
   }
   std::int64_t batches = 0;

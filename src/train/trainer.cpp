@@ -14,6 +14,7 @@
 
 #include "io/files.h"
 #include "io/format.h"
+#include "train/footprint.h"
 
 namespace vitrine {
 namespace {
@@ -24,28 +25,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-VitOptions options_for(const RunConfig& config, const Dataset& data) {
-  const Transform t = transform(config.recipe, config.model.num_channels);
-  return {.training = true,
-          .precision = config.recipe.precision,
-          .patch_projection = config.recipe.patch_projection,
-          .source_height = data.height,
-          .source_width = data.width,
-          .stored_images = data.size(),
-          .mean = t.mean,
-          .std = t.std,
-          .label_smoothing = static_cast<float>(config.recipe.smoothing)};
-}
-
-// Whether all images find room beside the run and its evaluation, whose activations are fewer.
-bool fit_on_device(const Plan& plan, const Dataset& train, const DeviceTraits& traits) {
-  const MemoryReport memory = plan.memory(1);
-  const auto images = static_cast<std::int64_t>(train.images.size());
-  return traits.reads_host_memory || memory.total() + memory.activations + images <= traits.memory;
-}
-
-Plan make_plan(const RunConfig& config, const Dataset& train, const DeviceTraits& traits) {
+Plan make_plan(const RunConfig& config, const Dataset& train, const Dataset& test,
+               const DeviceTraits& traits, bool resident) {
   check_data(config, train);
+  check_data(config, test);
   const std::int64_t batch = config.recipe.batch_size;
   if (batch * config.recipe.grad_accum_steps > train.size()) {
     throw BadInput("batch_size: found " + std::to_string(batch) + " x " +
@@ -54,20 +37,9 @@ Plan make_plan(const RunConfig& config, const Dataset& train, const DeviceTraits
                    "at most the " +
                    std::to_string(train.size()) + " images of " + train.name);
   }
-  VitOptions options = options_for(config, train);
-  Plan plan = plan_vit(config.model, options, batch, traits);
-  if (fit_on_device(plan, train, traits)) return plan;
-  options.stored_images = DeviceImages::count(train, batch, /*resident=*/false);
-  return plan_vit(config.model, options, batch, traits);
-}
-
-// What training itself needs of a device.
-std::int64_t bytes_needed(const Plan& plan, const Dataset& train, const Device& device) {
-  const DeviceTraits& traits = device.traits();
-  const std::int64_t total = plan.memory(device.workers()).total();
-  if (traits.reads_host_memory) return total;
-  return total +
-         DeviceImages::bytes(train, plan.chunking().batch, fit_on_device(plan, train, traits));
+  return plan_vit(config.model,
+                  training_options(config, train, DeviceImages::count(train, batch, resident)),
+                  batch, traits);
 }
 
 // " (other processes hold 70.0 GiB)"
@@ -77,13 +49,26 @@ std::string held_by_others(const DeviceTraits& traits) {
 }
 
 // "; the largest batch that fits is 96"
-std::string largest_batch_hint(const RunConfig& config, const Dataset& train, Device& device) {
+std::string largest_batch_hint(RunConfig config, const Dataset& train, const Dataset& test,
+                               Device& device) {
   const std::int64_t batch = largest_that_fits(config.recipe.batch_size, [&](std::int64_t size) {
-    const Plan plan = plan_vit(config.model, options_for(config, train), size, device.traits());
-    return bytes_needed(plan, train, device) <= device.traits().memory;
+    config.recipe.batch_size = size;
+    return footprint(config, train, test, device.traits(), device.workers()).bytes <=
+           device.traits().memory;
   });
   return batch > 0 ? "; the largest batch that fits is " + std::to_string(batch)
                    : "; not even a batch of 1 fits";
+}
+
+Footprint checked_footprint(const RunConfig& config, const Dataset& train, const Dataset& test,
+                            Device& device) {
+  const Footprint found = footprint(config, train, test, device.traits(), device.workers());
+  if (found.bytes <= device.traits().memory) return found;
+  throw OutOfMemory("out of memory: batch_size " + std::to_string(config.recipe.batch_size) +
+                    " needs " + format_bytes(static_cast<double>(found.bytes)) + ", free are " +
+                    format_bytes(static_cast<double>(device.traits().memory)) +
+                    held_by_others(device.traits()) +
+                    largest_batch_hint(config, train, test, device));
 }
 
 // A position inside an epoch means the same images only while the batches stay as they were.
@@ -137,25 +122,18 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
       train_(train),
       test_(test),
       output_(output),
-      plan_(make_plan(config, train, device.traits())),
-      resident_(fit_on_device(plan_, train, device.traits())),
+      plan_(make_plan(config, train, test, device.traits(), /*resident=*/true)),
+      footprint_(checked_footprint(config, train, test, device)),
       executor_([&] {
-        const std::int64_t needed = bytes_needed(plan_, train, device);
-        if (needed > device.traits().memory) {
-          throw OutOfMemory(
-              "out of memory: batch_size " + std::to_string(config.recipe.batch_size) + " needs " +
-              format_bytes(static_cast<double>(needed)) + ", free are " +
-              format_bytes(static_cast<double>(device.traits().memory)) +
-              held_by_others(device.traits()) + largest_batch_hint(config, train, device));
+        if (!footprint_.train_resident) {
+          plan_ = make_plan(config, train, test, device.traits(), /*resident=*/false);
         }
         return Executor(device, plan_);
       }()),
       optimizer_(device, plan_, optimizer_config(config.recipe)),
-      images_(device, train, config.recipe.batch_size, resident_),
-      evaluator_(device, config_, test,
-                 device.traits().memory - bytes_needed(plan_, train, device)),
+      images_(device, train, config.recipe.batch_size, footprint_.train_resident),
+      evaluator_(device, config_, test, footprint_.test_resident),
       transform_(transform(config.recipe, config.model.num_channels)) {
-  check_data(config, test);
   const auto per_epoch = static_cast<double>(steps_per_epoch());
   const Recipe& recipe = config.recipe;
   schedule_ = {.kind = recipe.sched,
@@ -209,6 +187,7 @@ void Trainer::resume(const Checkpoint& checkpoint) {
   check_position(checkpoint, config_.recipe, steps_per_epoch(), plan_.chunking().count);
   const Tensors tensors = load_tensors(checkpoint, plan_);
   state_ = checkpoint.state;
+  resumed_tuning_ = state_.tuning;
   optimizer_.upload_weights(tensors.weights);
   optimizer_.upload_moments(tensors.first_moment, tensors.second_moment, state_.optimizer);
   if (state_.step_in_epoch > 0) executor_.set_chunk_metrics(state_.metrics);
@@ -252,6 +231,17 @@ void Trainer::train_step(const std::vector<std::int64_t>& order, std::int64_t st
   ++state_.step;
 }
 
+// The choices of a tuning file that a training step makes are known once one has been submitted.
+void Trainer::note_tuning(TrainObserver& observer) {
+  if (state_.tuning.empty() || resumed_tuning_) state_.tuning = device_.traits().tuning;
+  if (resumed_tuning_ && *resumed_tuning_ != state_.tuning) {
+    observer.on_notice(
+        "matrix products are tuned otherwise than where the run stopped: it goes on "
+        "with other bits than it would have had");
+  }
+  resumed_tuning_.reset();
+}
+
 // The device's sums as of now, on their way to the host.
 void Trainer::read_progress(std::int64_t images) {
   progress_.push_back({.step = state_.step,
@@ -282,7 +272,7 @@ void Trainer::report_progress(TrainObserver& observer, bool wait) {
 }
 
 EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
-  const StepRecord& last = state_.steps.back();  // the epoch's last step ends a log interval
+  const StepRecord last = state_.steps.back();  // of the epoch's last step
   const Metrics sums = executor_.metrics();
   ++state_.epoch;
   EpochRecord record{.epoch = state_.epoch,
@@ -327,6 +317,7 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
     const double before = state_.epoch_seconds;
     while (state_.step_in_epoch < steps) {
       train_step(order, state_.step_in_epoch);
+      note_tuning(observer);
       ++state_.step_in_epoch;
       const bool ends = state_.step_in_epoch == steps;
       const std::int64_t done = std::min(state_.step_in_epoch * images, train_.size());
@@ -342,6 +333,10 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
       if (saves) save({"last"});
       if (stops) return TrainOutcome::interrupted;
       if (stop()) return TrainOutcome::step_limit;
+    }
+    if (state_.steps.empty() || state_.steps.back().step != state_.step) {
+      read_progress(train_.size());  // resumed where no step was left
+      report_progress(observer, /*wait=*/true);
     }
     range.reset();
     const EvaluationResult test_result = evaluate(/*details=*/false, observer, interrupt);
@@ -364,7 +359,6 @@ void Trainer::save(const std::vector<std::string>& names) {
   if (output_.empty()) return;
   device_.synchronize();
   state_.optimizer = optimizer_.state();
-  state_.tuning = device_.traits().tuning;
   state_.metrics = state_.step_in_epoch > 0 ? executor_.chunk_metrics() : std::vector<Metrics>{};
   const Buffer weights = optimizer_.host_weights();
   const Buffer first_moment = optimizer_.host_first_moment();
@@ -389,11 +383,6 @@ void Trainer::write_metrics() {
   }
   write_file(output_ / "metrics.jsonl", lines);
   write_file(output_ / "summary.csv", table);
-}
-
-std::int64_t Trainer::planned_bytes() const {
-  return plan_.memory(device_.workers()).total() +
-         DeviceImages::bytes(train_, config_.recipe.batch_size, resident_) + evaluator_.bytes();
 }
 
 }  // namespace vitrine

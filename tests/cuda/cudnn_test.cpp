@@ -8,6 +8,7 @@
 #include "cuda/cudnn_convolution.h"
 #include "kernels/kernel_device.h"
 #include "reference/patch_convolution.h"
+#include "simt/streams.h"
 
 namespace vitrine::cuda {
 namespace {
@@ -33,7 +34,7 @@ struct DeviceProblem {
         bias(dtype, host.bias),
         dy(dtype, host.dy),
         library_workspace(std::max<std::size_t>(workspace_bytes, 1)),
-        library(library_workspace.data(), workspace_bytes) {}
+        library(workspace_bytes > 0 ? library_workspace.data() : nullptr, workspace_bytes) {}
 
   static Problem rounded(const Case& c, DType dtype, std::uint64_t seed) {
     Problem p(c, seed);
@@ -200,12 +201,89 @@ TEST(CudnnConvolution, PlansDependOnEverythingDescribed) {
   EXPECT_FALSE(makes_a_plan([](auto& args) { args.batch = 1; }));
 }
 
-TEST(CudnnConvolution, GetsAlongWithoutWorkspaceForward) {
-  DeviceProblem p({2, 3, 12, 8, 4, 48}, DType::f32, 5600, 0);
-  expect_close(p.forward(true), naive_forward(p.host, DType::f32, true),
-               reference::patch_convolution::forward<double>(p.host, true), "y");
-  const std::string needed = std::to_string(4 * 3 * 4 * 4);
-  expect_refused([&] { p.backward(false); }, "has 0 bytes, expected at least " + needed);
+std::size_t free_device_memory() {
+  std::size_t free = 0, total = 0;
+  require_cuda(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+// The stand-in asks for the bytes of one filter in f32, in either direction.
+TEST(CudnnConvolution, TakesMemoryOfItsOwnWhereTheWorkspaceIsTooSmall) {
+  const Case c{2, 3, 12, 8, 4, 48};
+  constexpr std::size_t kNeeded = 4 * 3 * 4 * 4;
+  const std::size_t before = free_device_memory();
+  for (const DType dtype : kFloatTypes) {
+    for (const std::size_t shared : {std::size_t{0}, kNeeded - 1, kNeeded}) {
+      SCOPED_TRACE(std::string(to_string(dtype)) + " shared " + std::to_string(shared));
+      const std::size_t taken = shared < kNeeded ? kNeeded : 0;
+      DeviceProblem p(c, dtype, 5600, shared);
+      const std::size_t at_first = free_device_memory();
+      const std::vector<float> y = p.forward(true);
+      EXPECT_EQ(free_device_memory(), at_first - taken);
+      const std::vector<float> dweight = p.backward(false);
+      EXPECT_EQ(free_device_memory(), at_first - 2 * taken);
+      EXPECT_TRUE(same_bits(p.forward(true), y));
+      EXPECT_TRUE(same_bits(p.backward(false), dweight));
+      EXPECT_EQ(free_device_memory(), at_first - 2 * taken) << "taken again";
+      expect_close(y, naive_forward(p.host, dtype, true),
+                   reference::patch_convolution::forward<double>(p.host, true), "y");
+      expect_close(dweight, naive_backward(p.host, dtype, false),
+                   weight_gradient<double>(p.host, false), "dweight");
+    }
+  }
+  EXPECT_EQ(free_device_memory(), before) << "not freed";
+}
+
+TEST(CudnnConvolution, SaysThatItNeedsMemory) {
+  DeviceProblem p({2, 3, 12, 8, 4, 48}, DType::bf16, 5650, 0);
+  const DeviceTensor y(p.dtype, p.host.c.y_size());
+  const DeviceArray<float> dweight(p.host.c.weight_size());
+  const DeviceArray<float> space(p.host.c.y_size()),
+      both(p.host.c.y_size() + p.host.c.weight_size());
+  const auto refused = [](const auto& call, cudaError_t status) -> std::string {
+    simt::set_fault("cudaMalloc", 1, status);
+    try {
+      call();
+    } catch (const OutOfMemory& error) {
+      EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+      return std::string("out of memory: ") + error.what();
+    } catch (const DeviceError& error) {
+      cudaGetLastError();
+      return error.what();
+    }
+    return "accepted";
+  };
+  const auto forward = [&] { p.library.forward(p.forward_arguments(y, space, true), nullptr); };
+  const auto backward = [&] { p.library.backward(p.backward_arguments(dweight, both), nullptr); };
+  const std::string found =
+      ": found no 192 bytes of device memory for cuDNN's workspace, expected them free";
+  EXPECT_EQ(refused(forward, cudaErrorMemoryAllocation),
+            "out of memory: patch_convolution_forward" + found);
+  EXPECT_EQ(refused(backward, cudaErrorMemoryAllocation),
+            "out of memory: patch_convolution_backward" + found);
+  EXPECT_EQ(refused(forward, cudaErrorNotSupported).rfind("cudaMalloc: ", 0), 0u);
+  EXPECT_EQ(refused(backward, cudaErrorNotSupported).rfind("cudaMalloc: ", 0), 0u);
+  forward();
+  backward();
+}
+
+TEST(CudnnConvolution, RefusesShapesThatItHasNotSeenWhileRecording) {
+  DeviceProblem p({1, 3, 4, 4, 2, 5}, DType::f32, 5680, 0);
+  const DeviceTensor y(DType::f32, p.host.c.y_size());
+  const DeviceArray<float> space(p.host.c.y_size());
+  const PatchConvolutionForward args = p.forward_arguments(y, space, false);
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  const simt::CudnnCalls before = simt::cudnn_calls();
+  expect_refused([&] { p.library.forward(args, stream); }, "first used while recording");
+  EXPECT_EQ(simt::cudnn_calls().queries, before.queries);
+  require_cuda(cudaStreamEndCapture(stream, &graph));
+  p.library.forward(args, stream);
+  require_cuda(cudaStreamSynchronize(stream));
+  require_cuda(cudaGraphDestroy(graph));
+  require_cuda(cudaStreamDestroy(stream));
 }
 
 TEST(CudnnConvolution, RefusesTensorsThatCudnnCannotCount) {
@@ -233,9 +311,9 @@ TEST(CudnnConvolution, IsAskedOnlyWhereThereIsOne) {
   expect_refused([&] { kernels.patch_convolution_forward(args); }, "workspace");
 }
 
-/// A captured call is replayed on what the memory holds then.
+/// A captured call is replayed on what the memory holds then; here it uses memory of its plan's.
 TEST(CudnnConvolution, CanBeCaptured) {
-  DeviceProblem p({2, 3, 12, 8, 4, 48}, DType::bf16, 5900);
+  DeviceProblem p({2, 3, 12, 8, 4, 48}, DType::bf16, 5900, 0);
   const Problem other = DeviceProblem::rounded(p.host.c, p.dtype, 5901);
   const DeviceTensor y(p.dtype, p.host.c.y_size());
   const DeviceArray<float> dweight(p.host.dweight_before);

@@ -122,7 +122,7 @@ double mean_difference(const std::vector<double>& a, const std::vector<double>& 
 
 // Rounding to bf16 moves the curve less than another seed does.
 TEST(SimtTraining, Bf16LiesWithinTheSpreadOfSeeds) {
-  const std::int64_t steps = kReduced ? 5 : 100;
+  const std::int64_t steps = kReduced ? 5 : 200;
   RunConfig config = steps_of("mnist-tutorial", 16, steps);
   const Dataset data = make_digits(16 * steps, 5);
   const auto cpu = make_cpu_device(1), simt = make_simt_device();

@@ -1,0 +1,28 @@
+// What a training run holds on a device: one answer for the check before it starts, the largest
+// batch that fits, `vitrine inspect`, and the header of a run.
+#pragma once
+
+#include <cstdint>
+
+#include "vitrine/trainer.h"
+
+namespace vitrine {
+
+/// Graph options of a run on a data set whose `stored` images the device sees.
+VitOptions training_options(const RunConfig& config, const Dataset& data, std::int64_t stored);
+VitOptions evaluation_options(const RunConfig& config, const Dataset& data, std::int64_t stored);
+
+/// Means of batch means depend on the batch size, so evaluation uses the recipe's.
+std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data);
+
+/// Training, and evaluation on the same weights; images not counted.
+std::int64_t run_bytes(const Plan& training, const Plan& evaluation, int workers);
+
+/// Images are resident where they fit beside everything else: those of training first.
+Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset& test,
+                    const DeviceTraits& traits, int workers);
+
+/// The same for an evaluation alone: whether the images are resident.
+bool evaluation_resident(const RunConfig& config, const Dataset& data, const DeviceTraits& traits);
+
+}  // namespace vitrine
