@@ -28,6 +28,8 @@ BOUNDS = {
 def prepare_model(part, preset, batch):
     """(untrained weights, batch) as files; fails the part when they cannot be made."""
     run = part.scratch / preset
+    if run.exists():
+        return run / "last/model.safetensors", part.scratch / f"{preset}.batch"
     result = part.run([BUILD / "vitrine", "train", "--preset", preset, "--epochs", "0", "--device",
                        "cpu", "-o", run])
     if result.status != 0:

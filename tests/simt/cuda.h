@@ -25,8 +25,8 @@
 // Rules for kernels: launch() only, PTX through primitives/ptx.cuh only, shared memory through
 // SHARED_ARRAY and DYNAMIC_SHARED only; no cooperative groups, cub or __activemask; arithmetic of
 // 16-bit types in float; every thread reaches each __syncthreads, and its line is the same for all
-// of them; masks name existing lanes; frames under 32 KB; no locks that spin: a thread that does not
-// wait in one of the operations above does not hand over.
+// of them; masks name existing lanes; frames under 32 KB; no locks that spin: a thread that does
+// not wait in one of the operations above does not hand over.
 #pragma once
 
 #include <cuda_bf16.h>
