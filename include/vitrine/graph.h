@@ -50,6 +50,7 @@ struct Value {
 struct Parameter {
   std::string name;  ///< timm's, for example "blocks.0.attn.qkv.weight"
   Shape shape;
+  bool trained = true;
 };
 
 /// What an operation costs: floating point operations, and bytes if every operand passes once.
@@ -121,8 +122,9 @@ class Graph {
   DType working_type() const { return vitrine::working_type(precision_); }
 
   // Building the forward part ------------------------------------------------------------------
-  /// Read as the working type, kept and differentiated as f32.
-  ValueId parameter(const std::string& name, const Shape& shape);
+  /// Read as the working type, kept and differentiated as f32. One that is not `trained` has no
+  /// gradient, nor has what only such parameters lead to.
+  ValueId parameter(const std::string& name, const Shape& shape, bool trained = true);
   /// Part of a parameter: `shape` elements from element `offset` on.
   ValueId slice(ValueId parameter, std::int64_t offset, const Shape& shape);
   ValueId input(const std::string& name, const Shape& shape, DType dtype, ValueKind kind);

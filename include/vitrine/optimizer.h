@@ -19,7 +19,8 @@ struct OptimizerConfig {
   double weight_decay = 0.05;
   bool decay_all = false;  ///< also biases, norms, class token and positions
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
-  double clip_norm = 0.0;  ///< 0: no clipping
+  double clip_norm = 0.0;    ///< 0: no clipping
+  double layer_decay = 1.0;  ///< see layer_depth
 };
 
 /// Linear warm-up from `warmup_lr`, then constant or half a cosine down to `min_lr`
@@ -33,6 +34,11 @@ struct Schedule {
 
 /// Whether timm would decay this parameter: no for biases, norms, class token and positions.
 bool decays_by_default(const Parameter& parameter);
+
+/// Where timm's layer-wise learning-rate decay (Clark et al. 2020, arXiv:2003.10555; as in BEiT,
+/// arXiv:2106.08254) puts a parameter of a model with `blocks` blocks: 0 the embedding, i + 1 block
+/// i, blocks + 1 what follows. The learning rate is multiplied by layer_decay^(blocks + 1 − depth).
+std::int64_t layer_depth(const std::string& parameter, std::int64_t blocks);
 
 /// Flat weights on a device in the working type of the plan's graph, for evaluation alone.
 /// `numbers` must outlive the buffer.

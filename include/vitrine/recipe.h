@@ -43,6 +43,11 @@ struct Recipe {
   double clip_grad = 0.0;
   double smoothing = 0.0;
   LossAverage loss_average = LossAverage::samples;
+  // Fine-tuning: what a run starts from, and which parameters it moves and how far.
+  std::string initial_checkpoint;   ///< file, checkpoint or export; empty: initial weights
+  std::vector<std::string> freeze;  ///< name prefixes of parameters that stay; "backbone": all but
+                                    ///< the head
+  double layer_decay = 1.0;  ///< learning rate of depth i of n: · layer_decay^(n − i), as timm's
 
   bool operator==(const Recipe&) const = default;
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "vitrine/image.h"
+#include "vitrine/picture.h"
 #include "vitrine/profile.h"
 
 namespace vitrine {
@@ -47,7 +48,9 @@ struct Report {
   std::vector<std::string> class_names;
   std::vector<std::int64_t> confusion;  ///< [K, K], row = label, column = prediction; may be empty
   std::vector<Misclassified> misclassified;
-  Profile profile;  ///< of training
+  std::vector<Picture> attention;  ///< what the model looks at, some test images
+  std::vector<Picture> positions;  ///< its position embeddings
+  Profile profile;                 ///< of training
 };
 
 /// The page.

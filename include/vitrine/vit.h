@@ -92,6 +92,9 @@ struct VitOptions {
   float label_smoothing = 0.0f;
   bool probabilities = false;  ///< keep softmax(logits)
   bool image_gradient = false;
+  /// Keep each block's softmax as "blocks.i.attn.probabilities" [rows, H, T, T]; prunes nothing.
+  bool attention_probabilities = false;
+  std::vector<std::string> freeze = {};  ///< as Recipe::freeze; those parameters get no gradient
   bool fuse_residual_norm = true, prune_last_block = true;
 };
 

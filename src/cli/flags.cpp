@@ -11,6 +11,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr int kMostTexts = 1000;  // in a list that one flag is given
+
 // Names from timm, torchvision and DeiT that mean one of our keys.
 const std::map<std::string, std::string> kAliases = {
     {"batch_size", "-b,--batch-size"},
@@ -59,9 +61,10 @@ struct KeyLister {
 
   template <typename T>
   void operator()(const char* key, T&) {
+    constexpr bool is_texts = std::is_same_v<T, std::vector<std::string>>;
     constexpr bool is_list =
-        std::is_same_v<T, std::vector<float>> || std::is_same_v<T, std::vector<double>>;
-    constexpr bool is_text = std::is_same_v<T, std::string> || std::is_enum_v<T>;
+        is_texts || std::is_same_v<T, std::vector<float>> || std::is_same_v<T, std::vector<double>>;
+    constexpr bool is_text = is_texts || std::is_same_v<T, std::string> || std::is_enum_v<T>;
     keys.push_back({key, std::is_same_v<T, bool>, is_list, is_text});
   }
 };
@@ -95,10 +98,12 @@ CLI::Option* add_flag(CLI::App& command, const KeyLister::Key& key, json& overri
   auto* option = command.add_option_function<std::vector<std::string>>(
       flag_names(name),
       [&overrides, name, is_list, is_text](const std::vector<std::string>& words) {
-        overrides[name] = is_text ? json(words.at(0)) : value_of(words, is_list);
+        overrides[name] = is_text && is_list ? json(words)
+                          : is_text          ? json(words.at(0))
+                                             : value_of(words, is_list);
       });
   if (is_list || name == "image_size") {
-    option->expected(1, 3)->delimiter(',');
+    option->expected(1, is_text ? kMostTexts : 3)->delimiter(',');
   } else {
     option->expected(1);
   }

@@ -36,14 +36,14 @@ ValueId Graph::add_value(Value value) {
   return static_cast<ValueId>(values_.size()) - 1;
 }
 
-ValueId Graph::parameter(const std::string& name, const Shape& shape) {
+ValueId Graph::parameter(const std::string& name, const Shape& shape, bool trained) {
   for (const Parameter& other : parameters_) {
     require(other.name != name, name, "parameter defined twice");
   }
-  parameters_.push_back({name, shape});
+  parameters_.push_back({name, shape, trained});
   Value value{.name = name, .shape = shape, .dtype = working_type(), .kind = ValueKind::parameter};
   value.parameter = static_cast<int>(parameters_.size()) - 1;
-  value.needs_gradient = training_;
+  value.needs_gradient = training_ && trained;
   return add_value(std::move(value));
 }
 
@@ -136,6 +136,7 @@ ValueId Graph::parameter_gradient(ValueId parameter) {
   if (parameter == kNone) return kNone;
   Value value = values_.at(parameter);
   if (value.kind != ValueKind::parameter) return kNone;  // a constant in a parameter's place
+  if (!value.needs_gradient) return kNone;
   require(gradient(parameter) == kNone, value.name, "parameter is used twice");
   value.kind = ValueKind::parameter_gradient;
   value.dtype = DType::f32;

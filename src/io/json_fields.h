@@ -97,6 +97,11 @@ class JsonReader {
       if (!found.is_number()) fail(key, found, "a number");
     } else if constexpr (std::is_same_v<T, std::string>) {
       if (!found.is_string()) fail(key, found, "a text");
+    } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+      if (!found.is_array()) fail(key, found, "a list of texts");
+      for (const auto& element : found) {
+        if (!element.is_string()) fail(key, found, "a list of texts");
+      }
     } else {
       if (!found.is_array()) fail(key, found, "a list of numbers");
       for (const auto& element : found) {

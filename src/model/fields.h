@@ -133,6 +133,9 @@ void recipe_fields(Visitor& visit, Config& r) {
   visit("clip_grad", r.clip_grad);
   visit("smoothing", r.smoothing);
   visit("loss_average", r.loss_average);
+  visit("initial_checkpoint", r.initial_checkpoint);
+  visit("freeze", r.freeze);
+  visit("layer_decay", r.layer_decay);
 }
 
 }  // namespace vitrine
