@@ -64,7 +64,7 @@ struct Noting final : TrainObserver {
 };
 
 /// A run of one step on random images.
-struct Run {
+struct FinishedRun {
   RunConfig config;
   Dataset train, test;
   FailingDevice device;
@@ -72,7 +72,7 @@ struct Run {
   Noting observer;
   EvaluationResult result;
 
-  explicit Run(const VitConfig& model, std::int64_t images = 200) : config{.model = model} {
+  explicit FinishedRun(const VitConfig& model, std::int64_t images = 200) : config{.model = model} {
     const unsigned seed = std::random_device{}();
     std::cout << "seed " << seed << '\n';
     config.model.image_width = config.model.image_height;
@@ -91,7 +91,7 @@ struct Run {
 };
 
 TEST(ReportPictures, TheFirstRecognisedImageOfEachClass) {
-  Run run(small_vit());
+  FinishedRun run(small_vit());
   Evaluator evaluator(run.device, run.config, run.test);
   const EvaluationResult again =
       evaluator.run(run.trainer->device_weights(), /*details=*/true, /*logits=*/true);
@@ -107,7 +107,7 @@ TEST(ReportPictures, TheFirstRecognisedImageOfEachClass) {
 }
 
 TEST(ReportPictures, ShowsImagesOfDifferentClasses) {
-  Run run(small_vit());
+  FinishedRun run(small_vit());
   run.result.recognised = {-1, -1, 5, -1, -1, -1, -1};
   run.test.labels[5] = 2;
   const Report report = run.report();
@@ -138,7 +138,7 @@ TEST(ReportPictures, ShowsImagesOfDifferentClasses) {
 TEST(ReportPictures, AtMostEight) {
   VitConfig model = small_vit();
   model.num_classes = 12;
-  Run run(model, 200);
+  FinishedRun run(model, 200);
   EXPECT_EQ(run.report().attention.size(), 8u);
   run.result.recognised.assign(12, 3);
   EXPECT_EQ(run.report().attention.size(), 8u);
@@ -148,13 +148,13 @@ TEST(ReportPictures, NoneOfAModelWithoutAttentionOrPositions) {
   VitConfig model = small_vit();
   model.num_hidden_layers = 0;
   model.position = Position::none;
-  const Report report = Run(model).report();
+  const Report report = FinishedRun(model).report();
   EXPECT_TRUE(report.attention.empty());
   EXPECT_TRUE(report.positions.empty());
 }
 
 TEST(ReportPictures, AnInterruptedEvaluationIsNotFollowedByMoreWork) {
-  Run run(small_vit());
+  FinishedRun run(small_vit());
   run.result.complete = false;
   run.result.recognised.clear();
   const Report report = run.report();
@@ -164,7 +164,7 @@ TEST(ReportPictures, AnInterruptedEvaluationIsNotFollowedByMoreWork) {
 
 TEST(ReportPictures, AFinishedRunKeepsItsReportWhenTheDeviceFails) {
   for (const bool memory : {true, false}) {
-    Run run(small_vit());
+    FinishedRun run(small_vit());
     run.device.fail = [memory] {
       if (memory) throw OutOfMemory("out of memory: outputs");
       throw DeviceFault("cuda: an illegal address");

@@ -1,8 +1,10 @@
 // vitrine attention: where a checkpoint's model looks, as pictures.
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <memory>
 #include <set>
+#include <sstream>
 
 #include "cli/commands.h"
 #include "cli/flags.h"
@@ -10,8 +12,8 @@
 #include "io/files.h"
 #include "io/one_line.h"
 #include "train/image_pass.h"
-#include "vitrine/checkpoint.h"
 #include "vitrine/safetensors.h"
+#include "vitrine/trainer.h"
 
 namespace vitrine {
 namespace {
@@ -62,9 +64,12 @@ std::string free_name(const std::string& wanted, std::set<std::string>& taken) {
 // "0,5,17"
 std::vector<std::int64_t> numbers_of(const std::string& list, std::int64_t images) {
   std::vector<std::int64_t> numbers;
-  for (const std::string& word : CLI::detail::split(list, ',')) {
-    std::int64_t number = 0;
-    if (!CLI::detail::lexical_cast(word, number) || number < 0 || number >= images) {
+  std::istringstream words(list + ",");
+  for (std::string word; std::getline(words, word, ',');) {
+    std::int64_t number = -1;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), number);
+    if (error != std::errc() || end != word.data() + word.size() || number < 0 ||
+        number >= images) {
       throw BadInput("--test-images: found \"" + one_line(word) +
                      "\", expected numbers from 0 to " + std::to_string(images - 1) +
                      " with commas between them");

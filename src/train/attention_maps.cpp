@@ -11,7 +11,7 @@
 namespace vitrine {
 namespace {
 
-constexpr float kOpacity = 0.5f;
+constexpr float kOpacity = 0.6f;
 constexpr std::int64_t kSmallestTile = 160, kLargestTile = 224, kSmallestOfMany = 64;
 constexpr double kSheetPixels = 12e6;
 constexpr std::int64_t kGap = 4;

@@ -4,7 +4,7 @@
 
 #include "attention_maps_check.h"
 #include "simt/device.h"
-#include "simt/gpu.h"
+#include "simt/streams.h"
 
 namespace vitrine {
 namespace {
