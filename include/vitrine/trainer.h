@@ -69,6 +69,7 @@ struct EvaluationResult {
   double seconds = 0;
   std::vector<std::int64_t> confusion;       ///< [K, K] label × prediction
   std::vector<Misclassified> misclassified;  ///< the most confident mistakes, at most 40
+  std::vector<std::int64_t> recognised;      ///< [K] first right image of each class; −1: none
   std::vector<float> logits;                 ///< [N, K], when asked for
   bool complete = true;                      ///< false: the observer stopped it
 };
@@ -140,6 +141,8 @@ class Trainer {
   const TrainerState& state() const { return state_; }
   Profile profile() const { return executor_.profile(); }
   Buffer weights() const { return optimizer_.host_weights(); }
+  /// What the graph reads on the device, in its working type.
+  const void* device_weights() const { return optimizer_.weights(); }
   EvaluationResult evaluate(bool details, TrainObserver& observer,
                             const std::atomic<bool>& interrupt);
   /// Bytes the plan announced for everything this run holds, the data sets included.
@@ -185,8 +188,9 @@ class Trainer {
   std::deque<Progress> progress_;
 };
 
-/// The report of a finished or interrupted run.
-Report make_report(const RunConfig& config, const Trainer& trainer, const Dataset& test,
-                   const EvaluationResult& result, const DeviceTraits& device);
+/// The report of a finished or interrupted run. Where its pictures cannot be drawn, for want of
+/// memory or because the device fails, the report goes without and says why, and so does a notice.
+Report make_report(Device& device, const RunConfig& config, const Trainer& trainer,
+                   const Dataset& test, const EvaluationResult& result, TrainObserver& observer);
 
 }  // namespace vitrine

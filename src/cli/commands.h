@@ -21,6 +21,7 @@ using Command = std::function<int()>;
 Command add_train(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_predict(CLI::App& app);
+Command add_attention(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_data(CLI::App& app);
 Command add_step(CLI::App& app);

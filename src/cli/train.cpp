@@ -257,8 +257,8 @@ int finish(const Options& options, Session& session, TrainOutcome outcome, Conso
   const fs::path& output = session.start.output;
   const EvaluationResult result = trainer.evaluate(/*details=*/true, console, interrupted);
   write_file(output / "report.html",
-             render_report(make_report(session.start.config, trainer, session.test, result,
-                                       session.device->traits())));
+             render_report(make_report(*session.device, session.start.config, trainer, session.test,
+                                       result, console)));
   if (!options.json) {
     if (result.complete) {
       std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);

@@ -145,7 +145,8 @@ class Builder {
     }
     const Dropout drop = site(config_.attention_probs_dropout_prob, layer, kAttention);
     const ValueId out =
-        attention(graph_, name, qkv, kNone, heads, all(), drop, /*keep_probabilities=*/false).out;
+        attention(graph_, name, qkv, kNone, heads, all(), drop, options_.attention_probabilities)
+            .out;
     if (!config_.output_projection) return out;
     const ValueId projection = weight(name + ".proj.weight", Shape{d, d});
     return linear(graph_, name + ".proj", out, projection,
@@ -221,8 +222,12 @@ class Builder {
 }  // namespace
 
 Graph build_vit(const VitConfig& config, const VitOptions& options) {
+  if (options.attention_probabilities && options.training) {
+    throw BadInput("attention_probabilities: found training, expected evaluation");
+  }
   Graph graph = Builder(config, options).build();
-  if (options.prune_last_block) graph = prune_unread_tokens(graph);
+  if (options.prune_last_block && !options.attention_probabilities)
+    graph = prune_unread_tokens(graph);
   if (options.fuse_residual_norm) graph = fuse_residual_norm(graph);
   if (options.training) graph.backward(graph.find("loss"));
   if (options.image_gradient) graph.keep(graph.find("images.grad"));

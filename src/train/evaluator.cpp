@@ -86,7 +86,10 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
   const std::int64_t batch = plan_.chunking().batch;
   const auto classes = static_cast<std::size_t>(config_.model.num_classes);
   EvaluationResult result;
-  if (details) result.confusion.assign(classes * classes, 0);
+  if (details) {
+    result.confusion.assign(classes * classes, 0);
+    result.recognised.assign(classes, -1);
+  }
   executor_.reset_metrics();
   const Range range(device_, "evaluation");
   if (forward_ == nullptr || weights != weights_) {
@@ -111,6 +114,7 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
       if (result.complete) continue;
       result.confusion.clear();
       result.misclassified.clear();
+      result.recognised.clear();
       return result;
     }
   }
@@ -126,7 +130,7 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
   return result;
 }
 
-// Confusion counts and the most confident mistakes of one batch.
+// Confusion counts, the first right answers and the most confident mistakes of one batch.
 void Evaluator::collect(std::int64_t begin, std::size_t count, EvaluationResult& result) const {
   const std::vector<float> probabilities = executor_.output(plan_.graph().find("probabilities"));
   const auto classes = static_cast<std::size_t>(config_.model.num_classes);
@@ -137,7 +141,11 @@ void Evaluator::collect(std::int64_t begin, std::size_t count, EvaluationResult&
     const std::int64_t label = data_.labels[static_cast<std::size_t>(image)];
     ++result.confusion[static_cast<std::size_t>(label) * classes +
                        static_cast<std::size_t>(predicted)];
-    if (predicted == label) continue;
+    if (predicted == label) {
+      std::int64_t& first = result.recognised[static_cast<std::size_t>(label)];
+      if (first < 0) first = image;
+      continue;
+    }
     const std::uint8_t* pixels = data_.image(image);
     result.misclassified.push_back({.image = {data_.channels,
                                               data_.height,

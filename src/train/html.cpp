@@ -52,6 +52,10 @@ std::string escape_html(const std::string& text) {
   return escaped;
 }
 
+std::string section_heading(const std::string& title, const std::string& note) {
+  return "<h2>" + title + "</h2>\n<p class=\"note\">" + note + "</p>\n";
+}
+
 std::string png_data_uri(const Image& image) {
   return "data:image/png;base64," + base64(encode_png(image));
 }

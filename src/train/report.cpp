@@ -11,6 +11,7 @@
 #include "io/format.h"
 #include "train/charts.h"
 #include "train/html.h"
+#include "train/report_pictures.h"
 #include "train/report_style.h"
 #include "vitrine/error.h"
 
@@ -18,10 +19,6 @@ namespace vitrine {
 namespace {
 
 using Cells = std::vector<std::string>;
-
-std::string heading(const std::string& title, const std::string& note) {
-  return "<h2>" + title + "</h2>\n<p class=\"note\">" + note + "</p>\n";
-}
 
 std::string header_row(const Cells& cells, const std::string& style = "") {
   std::string html = "<tr>";
@@ -244,10 +241,11 @@ std::string render_mistakes(const Report& report) {
   constexpr std::size_t kMostSideBySide = 12;
   const bool large = classes > kMostSideBySide && classes <= kMostNumberedClasses;
   const double share = static_cast<double>(right) / static_cast<double>(images);
-  return heading("Right and wrong", format_count(right) + " of " + format_count(images) +
-                                        " test images are recognised (" + fraction(share) +
-                                        "). The stronger the shade, the larger the share of its "
-                                        "class; mistakes are drawn in red.") +
+  return section_heading("Right and wrong",
+                         format_count(right) + " of " + format_count(images) +
+                             " test images are recognised (" + fraction(share) +
+                             "). The stronger the shade, the larger the share of its "
+                             "class; mistakes are drawn in red.") +
          "<div class=\"pair" + (large ? " stacked" : "") +
          "\">\n<figure><figcaption><b>Confusion matrix</b></figcaption>\n"
          "<div class=\"scroll\">" +
@@ -258,9 +256,9 @@ std::string render_mistakes(const Report& report) {
 std::string render_examples(const Report& report) {
   if (report.misclassified.empty()) return "";
   constexpr std::int64_t kLargestPixelated = 64;
-  std::string html = heading("Misclassified",
-                             "Test images with their label, the prediction and "
-                             "the probability given to it.") +
+  std::string html = section_heading("Misclassified",
+                                     "Test images with their label, the prediction and "
+                                     "the probability given to it.") +
                      "<div class=\"examples\">\n";
   for (const Misclassified& example : report.misclassified) {
     const auto name = [&](std::int64_t index) {
@@ -302,7 +300,7 @@ std::string render_profile(const Report& report) {
   const std::string sum =
       "Training by operation, " + format_duration(total) + " summed over all workers, " +
       format_double("%.1f", flops / total * 1e-9) + " GFLOP/s of a worker on average.";
-  return heading("Where the time went", sum) + table(rows);
+  return section_heading("Where the time went", sum) + table(rows);
 }
 
 std::string render_setting(const Report& report) {
@@ -329,8 +327,9 @@ std::string render_report(const Report& report) {
          "style-src 'unsafe-inline'; img-src data:\">\n<title>" +
          escape_html(report.title) + "</title>\n<style>" + kReportStyle +
          "</style>\n</head>\n<body>\n" + render_head(report) + render_curves(report) +
-         render_mistakes(report) + render_examples(report) + render_profile(report) +
-         render_setting(report) + "</body>\n</html>\n";
+         render_mistakes(report) + render_examples(report) + render_attention(report) +
+         render_positions(report) + render_profile(report) + render_setting(report) +
+         "</body>\n</html>\n";
 }
 
 }  // namespace vitrine

@@ -112,6 +112,12 @@ summary { cursor: pointer; color: var(--soft); font-size: .9rem; margin-bottom: 
 .examples img { display: block; width: 100%; border-radius: 4px; border: 1px solid var(--rule); }
 .examples img.small { image-rendering: pixelated; }
 
+.looks { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
+  gap: 1.4rem 1.6rem; }
+.looks figcaption, .positions figcaption { display: block; margin: .4rem 0 0; }
+.looks img, .positions img { display: block; width: 100%; border-radius: 4px; }
+.positions figcaption { color: var(--soft); }
+
 @media (max-width: 60rem) {
   .chart { max-width: 38rem; }
   .pair { grid-template-columns: minmax(0, 1fr); }
