@@ -5,6 +5,15 @@
 #include "vitrine/trainer.h"
 
 namespace vitrine {
+namespace {
+
+// "5,526,346", or "1,930 of 5,526,346" where the others are frozen.
+std::string trained_of_all(const Graph& graph) {
+  const std::int64_t trained = graph.trained_parameter_count(), all = graph.parameter_count();
+  return (trained < all ? format_count(trained) + " of " : "") + format_count(all);
+}
+
+}  // namespace
 
 Report make_report(const RunConfig& config, const Trainer& trainer, const Dataset& test,
                    const EvaluationResult& result, const DeviceTraits& device) {
@@ -16,7 +25,7 @@ Report make_report(const RunConfig& config, const Trainer& trainer, const Datase
   const Chunking& chunking = trainer.plan().chunking();
   report.facts = {
       {"device", device.name},
-      {"parameters", format_count(trainer.plan().graph().parameter_count())},
+      {"parameters", trained_of_all(trainer.plan().graph())},
       {"optimiser steps", format_count(state.step)},
       {"skipped steps", format_count(state.epochs.empty() ? state.optimizer.skipped_steps
                                                           : state.epochs.back().skipped_steps)},
