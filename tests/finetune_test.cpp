@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <iostream>
 
 #include "cuda/training_runs.h"
+#include "io/format.h"
 #include "reference_check.h"
+#include "run_program.h"
 #include "temporary_directory.h"
 #include "vit_cases.h"
 #include "vit_run.h"
@@ -316,6 +317,34 @@ TEST(Freeze, LessIsPlanned) {
   const double head = 16.0 * 1000 * (2 * 192 + 1);  // weight and bias
   const Plan evaluation = plan_vit(config, {.training = false}, 16, {});
   EXPECT_DOUBLE_EQ(flops, evaluation.cost().flops + head);
+}
+
+TEST(FreezeProgram, InspectAndTrainSayWhatIsTrained) {
+  const ProgramResult inspected =
+      run_program_with({"inspect", "--preset", "mnist-tutorial", "--freeze", "backbone", "--device",
+                        "cpu", "--json"});
+  ASSERT_EQ(inspected.code, 0) << inspected.err;
+  EXPECT_NE(inspected.out.find("\"trained_parameters\": 90,"), std::string::npos) << inspected.out;
+
+  const TemporaryDirectory directory;
+  const std::string run = directory / "run";
+  std::vector<std::string> train = {
+      "train",    "--preset", "mnist-tutorial", "--max-steps", "1", "--device", "cpu",
+      "--output", run,        "--freeze",       "backbone"};
+  const ProgramResult trained = run_program_with(train);
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const std::int64_t all = graph_of(preset("mnist-tutorial").model, {}).parameter_count();
+  EXPECT_NE(
+      trained.out.find("Training 90 of " + format_count(all) + " parameters (freeze backbone)\n"),
+      std::string::npos)
+      << trained.out;
+
+  train[8] = directory / "refused";
+  train.back() = "bloks.0";
+  const ProgramResult refused = run_program_with(train);
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("freeze: found \"bloks.0\""), std::string::npos) << refused.err;
+  EXPECT_FALSE(std::filesystem::exists(train[8]));
 }
 
 }  // namespace
