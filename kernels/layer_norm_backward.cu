@@ -4,7 +4,8 @@
 //   dbranch = drop_path(dropout(dx))      of dx as it was written     x̂ = (x - mean) · rstd
 //   dweight = Σ_rows dy · x̂,   dbias = Σ_rows dy
 //
-// dx and dbranch are written (=); dweight and dbias are written, or added to with `accumulate`.
+// dx and dbranch are written (=); dweight and dbias are written, or added to with `accumulate`. Of
+// these two the ones that nobody asked for are summed in registers and left there.
 //
 // The rows are cut into as many runs as the workspace has partials, and a block owns a run. Its
 // teams (see layer_norm.cuh) take the rows of the run in turn, so that a thread meets the same
@@ -153,7 +154,8 @@ __device__ __forceinline__ void store_gradients(float (&dx)[kVector], const Laye
   Held<T, kVector>(dx).store(elements<T>(args.dbranch) + at);
 }
 
-/// Where the block's sums go: its partial, or the outputs themselves when it is the only block.
+/// Where the block's sums go: its partial, or the outputs themselves when it is the only block;
+/// nullptr: nowhere.
 struct Target {
   float *dweight, *dbias;
   bool accumulate;
@@ -161,8 +163,8 @@ struct Target {
   __device__ explicit Target(const LayerNormBackward& args) {
     const bool alone = gridDim.x == 1;
     float* const partial = args.workspace.data + 2 * args.cols * blockIdx.x;
-    dweight = alone ? args.dweight.data : partial;
-    dbias = alone ? args.dbias.data : partial + args.cols;
+    dweight = alone || args.dweight.data == nullptr ? args.dweight.data : partial;
+    dbias = alone || args.dbias.data == nullptr ? args.dbias.data : partial + args.cols;
     accumulate = alone && args.accumulate;
   }
   __device__ void put(float* out, float sum) const { *out = accumulate ? *out + sum : sum; }
@@ -173,6 +175,7 @@ template <int kVector, int kElements>
 __device__ __forceinline__ void store_sums(float* out, float (&sums)[kElements], float* shared,
                                            const LaneColumns<kVector>& columns, std::int64_t cols,
                                            const Target& target) {
+  if (out == nullptr) return;
   sum_over_block<kTeamThreads>(sums, columns.lanes(), shared);
   if (columns.team() == 0) {
 #pragma unroll
@@ -288,8 +291,8 @@ __global__ void __launch_bounds__(kBlockThreads)
   const Target target(args);
   for_columns([&](std::int64_t c) {
     for (std::int64_t i = c; i < c + kVector; ++i) {
-      target.put(target.dweight + i, sums[i]);
-      target.put(target.dbias + i, sums[cols + i]);
+      if (target.dweight != nullptr) target.put(target.dweight + i, sums[i]);
+      if (target.dbias != nullptr) target.put(target.dbias + i, sums[cols + i]);
     }
   });
 }

@@ -14,7 +14,7 @@
 // the runs in order, so that the tutorial model has one launch; where that is too much for one
 // block, the kernel of primitives/partials.cuh does it.
 // dx is written (=), or added to (+=) with accumulate_dx; dweight and dbias (=), or (+=) with
-// accumulate.
+// accumulate. What nobody asked for is not computed.
 //
 // Heads of 32 and more are the matrix library's, where there is one: one batched product over the
 // heads for each part and each of y, dx and dweight, with x, y and dy read and written in place.
@@ -188,17 +188,22 @@ __device__ __forceinline__ void input_gradient(const PerHeadLinearBackward& args
   }
 }
 
+/// Elements of the weight.
+__host__ __device__ __forceinline__ std::int64_t weight_size(const PerHeadLinearBackward& args) {
+  return args.parts * args.heads * args.head_size * args.head_size;
+}
+
 /// dweight and dbias from the workspace, by one block.
 template <int kVector>
 __device__ __forceinline__ void add_runs(const PerHeadLinearBackward& args, std::int64_t num_runs,
                                          float (*tile)[kThreads]) {
-  const std::int64_t stride = args.dweight.size / args.head_size * (args.head_size + 1);
-  const std::int64_t wanted = args.dweight.size + (args.dbias ? args.dbias.size : 0);
-  const Shares shares(wanted / kVector);
-  for (std::int64_t first = 0; first < wanted; first += shares.slots * kVector) {
+  const std::int64_t weights = weight_size(args), stride = weights + weights / args.head_size;
+  const std::int64_t begin = args.dweight ? 0 : weights, end = args.dbias ? stride : weights;
+  const Shares shares((end - begin) / kVector);
+  for (std::int64_t first = begin; first < end; first += shares.slots * kVector) {
     const std::int64_t i = first + shares.slot * kVector;
     float sum[kVector] = {};
-    if (i < wanted && shares.lane < shares.lanes) {
+    if (i < end && shares.lane < shares.lanes) {
 #pragma unroll 8
       for (std::int64_t run = shares.lane; run < num_runs; run += shares.lanes) {
         float part[kVector];
@@ -208,9 +213,8 @@ __device__ __forceinline__ void add_runs(const PerHeadLinearBackward& args, std:
       }
     }
     add_lanes(sum, tile, shares);
-    if (i >= wanted || shares.lane > 0) continue;
-    const bool is_weight = i < args.dweight.size;
-    float* out = is_weight ? args.dweight.data + i : args.dbias.data + (i - args.dweight.size);
+    if (i >= end || shares.lane > 0) continue;
+    float* out = i < weights ? args.dweight.data + i : args.dbias.data + (i - weights);
     float before[kVector] = {};
     if (args.accumulate) load(before, out);
 #pragma unroll
@@ -232,9 +236,10 @@ __global__ void __launch_bounds__(kThreads, 2)
                 .end = rows.end,
                 .slice = blockIdx.x % slices,
                 .slices = slices};
-  weight_gradient<T, kVector>(args, run, tile);
-  input_gradient<T, kVector>(args, run);
-  if (finish && last_block(scratch)) add_runs<kVector>(args, num_runs, tile);
+  const bool sums = args.dweight || args.dbias;
+  if (sums) weight_gradient<T, kVector>(args, run, tile);
+  if (args.dx) input_gradient<T, kVector>(args, run);
+  if (sums && finish && last_block(scratch)) add_runs<kVector>(args, num_runs, tile);
 }
 
 /// Calls `launch(vector)` with the width of the accesses.
@@ -354,18 +359,17 @@ void CudaKernels::per_head_linear_backward(const PerHeadLinearBackward& args) {
   constexpr const char* kOperation = "per_head_linear_backward";
   check_arguments(args);
   if (matmul_ != nullptr && args.head_size >= kMatmulHeadSize) {
-    input_gradient_by_library(args, *matmul_, stream_);
-    weight_gradient_by_library(args, *matmul_, stream_);
+    if (args.dx) input_gradient_by_library(args, *matmul_, stream_);
+    if (args.dweight) weight_gradient_by_library(args, *matmul_, stream_);
     if (args.dbias) column_sum(bias_gradient(args));
     return;
   }
-  const std::int64_t stride = args.dweight.size / args.head_size * (args.head_size + 1);
+  const std::int64_t weights = weight_size(args), stride = weights + weights / args.head_size;
   const std::int64_t num_runs = args.workspace.size / stride;
   const bool finish = args.workspace.size <= kMaxLastBlock;
   for_float_type(kOperation, args.x.dtype, [&]<typename T>() {
     const auto run = [&](auto vector) {
-      const std::int64_t slices =
-          ceil_div(args.dweight.size, std::int64_t{kThreads} * vector.value);
+      const std::int64_t slices = ceil_div(weights, std::int64_t{kThreads} * vector.value);
       launch(kOperation, stream_, dim3(static_cast<unsigned>(num_runs * slices)), kThreads, 0,
              per_head_linear_backward_kernel<T, vector.value>, args, num_runs, slices, finish,
              scratch_);
@@ -373,12 +377,12 @@ void CudaKernels::per_head_linear_backward(const PerHeadLinearBackward& args) {
     choose(args.head_size, run, args.dx.data, args.dy.data, args.x.data, args.weight.data,
            args.dweight.data, args.dbias.data, args.workspace.data);
   });
-  if (finish) return;
+  if (finish || (!args.dweight && !args.dbias)) return;
   launch_sum_partials(kOperation, stream_,
-                      {.partials = args.workspace.data,
+                      {.partials = args.workspace.data + (args.dweight ? 0 : weights),
                        .num_partials = num_runs,
                        .stride = stride,
-                       .n = args.dweight.size + (args.dbias ? args.dbias.size : 0),
+                       .n = args.dweight.size + args.dbias.size,
                        .first = args.dweight.data,
                        .second = args.dbias.data,
                        .split = args.dweight.size,

@@ -238,6 +238,8 @@ TEST(Config, Contradictions) {
         "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range"}) {
     expect({{key, -1}}, std::string(key) + ": found -1, expected at least 0");
   }
+  expect({{"layer_decay", 0}}, "layer_decay: found 0, expected a number in (0, 1]");
+  expect({{"layer_decay", 1.5}}, "layer_decay: found 1.5, expected a number in (0, 1]");
   expect({{"hflip", 1.25}}, "hflip: found 1.25, expected a number in [0, 1]");
   expect({{"layer_norm_eps", 0}}, "layer_norm_eps: found 0, expected a small positive number");
   expect({{"scale", {0.9, 0.8}}},

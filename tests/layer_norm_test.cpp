@@ -370,7 +370,8 @@ TEST(LayerNorm, RefusesContradictions) {
   backward([&](auto& a) { a.dx = view(odd); }, "dx");
   backward([&](auto& a) { a.dbranch = view(odd); }, "dbranch");
   backward([&](auto& a) { a.dweight = view(odd); }, "dweight");
-  backward([&](auto& a) { a.dbias = {}; }, "dbias");
+  backward([&](auto& a) { a.dbias = view(odd); }, "dbias");
+  backward([&](auto& a) { a.dbias = {}; }, "workspace");
   backward([&](auto& a) { a.dy = view(odd); }, "dy");
   backward([&](auto& a) { a.dresidual = view(odd); }, "dresidual");
   backward([&](auto& a) { a.x = {}; }, "x has");

@@ -190,6 +190,82 @@ TEST_F(OptimizerTest, StepsAreAdamsInDoublePrecision) {
   }
 }
 
+// timm 1.0.31's param_groups_layer_decay(layer_decay=0.75) of vit_tiny_patch16_224, and of the same
+// with global_pool="avg" for fc_norm.
+TEST_F(OptimizerTest, LayerDepthIsTimms) {
+  const std::pair<const char*, double> scales[] = {
+      {"cls_token", 0.023757264018058777},
+      {"pos_embed", 0.023757264018058777},
+      {"patch_embed.proj.weight", 0.023757264018058777},
+      {"patch_embed.proj.bias", 0.023757264018058777},
+      {"blocks.0.norm1.weight", 0.03167635202407837},
+      {"blocks.0.mlp.fc2.bias", 0.03167635202407837},
+      {"blocks.1.attn.qkv.weight", 0.04223513603210449},
+      {"blocks.9.norm2.bias", 0.421875},
+      {"blocks.10.attn.proj.weight", 0.5625},
+      {"blocks.11.norm1.weight", 0.75},
+      {"blocks.11.mlp.fc2.weight", 0.75},
+      {"norm.weight", 0.75},
+      {"norm.bias", 0.75},
+      {"fc_norm.weight", 1.0},
+      {"head.weight", 1.0},
+      {"head.bias", 1.0}};
+  constexpr std::int64_t kBlocks = 12;
+  for (const auto& [name, scale] : scales) {
+    const auto above = static_cast<double>(kBlocks + 1 - layer_depth(name, kBlocks));
+    EXPECT_DOUBLE_EQ(std::pow(0.75, above), scale) << name;
+  }
+}
+
+// Each parameter its own learning rate, none for those that are frozen; moments know no rate.
+TEST_F(OptimizerTest, LayerDecayAndFreezingInDoublePrecision) {
+  const std::vector<std::string> freeze = {"blocks.0.attn.proj", "norm.bias", "pos_embed"};
+  const Plan plan = plan_vit(small_model(), {.freeze = freeze}, 3, device_->traits());
+  constexpr double kDecay = 0.6, kRate = 0.01, kWeightDecay = 0.1;
+  for (const OptimizerKind kind : {OptimizerKind::adam, OptimizerKind::adamw}) {
+    SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind) << ", seed 51");
+    Optimizer optimizer(*device_, plan,
+                        {.kind = kind, .weight_decay = kWeightDecay, .layer_decay = kDecay});
+    const std::vector<float> start = random_flat(plan, 51);
+    const std::vector<float> gradients[] = {random_flat(plan, 52), random_flat(plan, 53),
+                                            random_flat(plan, 54)};
+    optimizer.upload_weights(start);
+    for (const auto& gradient : gradients) update(optimizer, gradient, static_cast<float>(kRate));
+    const std::vector<float> after = numbers_of(optimizer.host_weights());
+    const std::vector<float> moments = numbers_of(optimizer.host_first_moment());
+    for (std::size_t p = 0; p < plan.graph().parameters().size(); ++p) {
+      const Parameter& parameter = plan.graph().parameters()[p];
+      const bool embeds = parameter.name == "cls_token" || parameter.name == "pos_embed" ||
+                          parameter.name.starts_with("patch_embed");
+      const int above = embeds                                    ? 3
+                        : parameter.name.starts_with("blocks.0.") ? 2
+                        : parameter.name.starts_with("head.")     ? 0
+                                                                  : 1;
+      const double rate = kRate * std::pow(kDecay, above);
+      const double weight_decay = decays_by_default(parameter) ? kWeightDecay : 0.0;
+      const auto offset = static_cast<std::size_t>(plan.parameter_offset(static_cast<int>(p)));
+      for (std::size_t i = offset; i < offset + parameter.shape.elements(); ++i) {
+        if (!parameter.trained) {
+          ASSERT_EQ(after[i], start[i]) << parameter.name;
+          ASSERT_EQ(moments[i], 0.0f) << parameter.name;
+          continue;
+        }
+        double w = start[i], m = 0, v = 0;
+        for (int step = 1; step <= 3; ++step) {
+          double g = gradients[step - 1][i];
+          if (kind == OptimizerKind::adam) g += weight_decay * w;
+          if (kind == OptimizerKind::adamw) w *= 1 - rate * weight_decay;
+          m = 0.9 * m + 0.1 * g;
+          v = 0.999 * v + 0.001 * g * g;
+          const double m_hat = m / (1 - std::pow(0.9, step));
+          w -= rate * m_hat / (std::sqrt(v / (1 - std::pow(0.999, step))) + 1e-8);
+        }
+        ASSERT_NEAR(after[i] - start[i], w - start[i], 1e-6) << parameter.name;
+      }
+    }
+  }
+}
+
 TEST_F(OptimizerTest, NonFiniteGradientSkipsTheStep) {
   const Plan plan = plan_of(small_model());
   Optimizer optimizer(*device_, plan, {});

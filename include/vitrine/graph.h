@@ -46,11 +46,11 @@ struct Value {
   std::int64_t bytes() const { return shape.elements() * size_of(dtype); }
 };
 
-/// A trained tensor. Gradients, moments and files know it by this name.
+/// A tensor of weights. Gradients, moments and files know it by this name.
 struct Parameter {
   std::string name;  ///< timm's, for example "blocks.0.attn.qkv.weight"
   Shape shape;
-  bool trained = true;
+  bool trained = true;  ///< false: frozen, it has no gradient and the optimiser leaves it
 };
 
 /// What an operation costs: floating point operations, and bytes if every operand passes once.
@@ -91,6 +91,9 @@ class Operation {
   virtual int addend() const { return -1; }
   /// The same operation on the window's tokens only; nullptr when rows are not independent.
   virtual std::shared_ptr<const Operation> windowed(const TokenWindow&) const { return nullptr; }
+  /// Whether forward writes that output for the gradient alone; one that nobody came to read is
+  /// dropped.
+  virtual bool saves(int) const { return false; }
   /// Floats of scratch memory for this node.
   virtual std::int64_t workspace(const Graph&, const Node&, const DeviceTraits&) const { return 0; }
   virtual void run(Kernels& kernels, const Operands& operands) const = 0;
@@ -145,7 +148,7 @@ class Graph {
   void require_gradient(ValueId value) { values_.at(value).needs_gradient = true; }
 
   // Gradients ----------------------------------------------------------------------------------
-  /// Appends the nodes that compute the gradient of every parameter.
+  /// Appends the nodes that compute the gradient of every trained parameter, and no others.
   void backward(ValueId loss);
   /// The gradient found so far for a value, kNone before the first contribution.
   ValueId gradient(ValueId value) const { return gradients_.at(value); }
@@ -163,6 +166,7 @@ class Graph {
   const Shape& shape(ValueId id) const { return values_.at(id).shape; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   std::int64_t parameter_count() const;
+  std::int64_t trained_parameter_count() const;
   /// Id of the value of that name, kNone when there is none.
   ValueId find(const std::string& name) const;
   Cost cost(const Node& node) const;
@@ -171,6 +175,7 @@ class Graph {
 
  private:
   ValueId add_value(Value value);
+  void drop_unread();
 
   std::vector<Value> values_;
   std::vector<Node> nodes_;

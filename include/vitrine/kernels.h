@@ -236,13 +236,14 @@ struct LayerNormForward {
 struct LayerNormBackward {
   View<void> dx;                ///< out  [rows, cols]  T; may be dresidual or dy
   View<void> dbranch;           ///< out  [rows, cols]  T, optional: without dropout it would be dx
-  View<float> dweight, dbias;   ///< out  [cols]
+  View<float> dweight, dbias;   ///< out  [cols], optional
   ConstView<void> dy;           ///< in   [rows, cols]  T
   ConstView<void> dresidual;    ///< in   [rows, cols]  T, optional: gradient that skips the norm
   ConstView<void> x;            ///< in   [rows, cols]  T: what was normalised (x_out with a branch)
   ConstView<float> mean, rstd;  ///< in  [rows]
   ConstView<void> weight;       ///< in   [cols]  T
-  View<float> workspace;        ///< [partials, 2, cols]: rows are cut into `partials` runs
+  /// [partials, 2, cols]: rows are cut into `partials` runs, at least one without dweight or dbias
+  View<float> workspace;
   std::int64_t rows = 0, cols = 0;
   bool accumulate = false;  ///< dweight, dbias
   Dropout dropout, drop_path;
@@ -335,8 +336,8 @@ struct PerHeadLinearForward {
 };
 
 struct PerHeadLinearBackward {
-  View<void> dx;           ///< out  [rows, H, d]  T
-  View<float> dweight;     ///< out  [parts, H, d, d]
+  View<void> dx;           ///< out  [rows, H, d]  T, optional
+  View<float> dweight;     ///< out  [parts, H, d, d], optional
   View<float> dbias;       ///< out  [parts, H, d], optional
   ConstView<void> dy;      ///< in   [rows, parts, H, d]  T
   ConstView<void> x;       ///< in   [rows, H, d]  T

@@ -37,7 +37,8 @@ bool decays_by_default(const Parameter& parameter);
 
 /// Where timm's layer-wise learning-rate decay (Clark et al. 2020, arXiv:2003.10555; as in BEiT,
 /// arXiv:2106.08254) puts a parameter of a model with `blocks` blocks: 0 the embedding, i + 1 block
-/// i, blocks + 1 what follows. The learning rate is multiplied by layer_decay^(blocks + 1 − depth).
+/// i, blocks + 1 the head and a norm behind the pooling (fc_norm); the final norm goes with the
+/// last block. The learning rate is multiplied by layer_decay^(blocks + 1 − depth).
 std::int64_t layer_depth(const std::string& parameter, std::int64_t blocks);
 
 /// Flat weights on a device in the working type of the plan's graph, for evaluation alone.

@@ -76,10 +76,18 @@ inline void sum_partials(const char* operation, cudaStream_t stream, float* out,
                       {partials, num_partials, stride, n, out, nullptr, n, accumulate});
 }
 
-/// The same for partials [num_partials, 2, cols] into two arrays, in one launch.
+/// The same for partials [num_partials, 2, cols] into two arrays, in one launch; either may be
+/// nullptr.
 inline void sum_partial_pairs(const char* operation, cudaStream_t stream, float* first,
                               float* second, const float* partials, std::int64_t num_partials,
                               std::int64_t cols, bool accumulate) {
+  if (first == nullptr || second == nullptr) {
+    if (first == nullptr && second == nullptr) return;
+    sum_partials(operation, stream, first != nullptr ? first : second,
+                 first != nullptr ? partials : partials + cols, num_partials, cols, 2 * cols,
+                 accumulate);
+    return;
+  }
   launch_sum_partials(
       operation, stream,
       {partials, num_partials, 2 * cols, 2 * cols, first, second, cols, accumulate});

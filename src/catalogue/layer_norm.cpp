@@ -31,8 +31,8 @@ void check_arguments(const LayerNormBackward& args) {
   VITRINE_CHECK(args.rows > 0 && args.cols > 0, kOperation, "rows and cols must be positive");
   check_size(kOperation, "dx", args.dx, n);
   check_size(kOperation, "dbranch", args.dbranch, n, true);
-  check_size(kOperation, "dweight", args.dweight, args.cols);
-  check_size(kOperation, "dbias", args.dbias, args.cols);
+  check_size(kOperation, "dweight", args.dweight, args.cols, true);
+  check_size(kOperation, "dbias", args.dbias, args.cols, true);
   check_size(kOperation, "dy", args.dy, n);
   check_size(kOperation, "dresidual", args.dresidual, n, true);
   check_size(kOperation, "x", args.x, n);
@@ -43,6 +43,8 @@ void check_arguments(const LayerNormBackward& args) {
       args.workspace.size % (2 * args.cols) == 0, kOperation,
       "workspace has " + std::to_string(args.workspace.size) +
           " elements, expected a multiple of 2 * cols = " + std::to_string(2 * args.cols));
+  VITRINE_CHECK((args.dweight && args.dbias) || args.workspace.size > 0, kOperation,
+                "workspace has 0 elements, expected a run where dweight or dbias is not given");
   check_branch(kOperation, args);
   check_dtypes(kOperation, {{"dx", args.dx},
                             {"dbranch", args.dbranch},

@@ -34,8 +34,8 @@ void check_arguments(const PerHeadLinearBackward& args) {
   const std::int64_t x_cols = args.heads * args.head_size;
   const std::int64_t y_cols = args.parts * x_cols;
   const std::int64_t parameters = y_cols * args.head_size + y_cols;
-  check_size(kOperation, "dx", args.dx, args.rows * x_cols);
-  check_size(kOperation, "dweight", args.dweight, y_cols * args.head_size);
+  check_size(kOperation, "dx", args.dx, args.rows * x_cols, true);
+  check_size(kOperation, "dweight", args.dweight, y_cols * args.head_size, true);
   check_size(kOperation, "dbias", args.dbias, y_cols, true);
   check_size(kOperation, "dy", args.dy, args.rows * y_cols);
   check_size(kOperation, "x", args.x, args.rows * x_cols);

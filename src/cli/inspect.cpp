@@ -28,10 +28,12 @@ void list_presets() {
 }
 
 VitOptions options_for(const RunConfig& config, bool training) {
-  return {.training = training,
-          .precision = config.recipe.precision,
-          .patch_projection = config.recipe.patch_projection,
-          .probabilities = !training};
+  VitOptions options{.training = training,
+                     .precision = config.recipe.precision,
+                     .patch_projection = config.recipe.patch_projection,
+                     .probabilities = !training};
+  if (training) options.freeze = config.recipe.freeze;
+  return options;
 }
 
 // Of training with its evaluation, as `vitrine train` runs them; images not counted.
@@ -70,6 +72,7 @@ nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
                                    const MemoryReport& memory, std::int64_t batch,
                                    std::int64_t largest, double forward_flops) {
   return {{"parameters", plan.graph().parameter_count()},
+          {"trained_parameters", plan.graph().trained_parameter_count()},
           {"tensors", plan.graph().parameters().size()},
           {"tokens", config.model.tokens()},
           {"forward_flops_per_image", forward_flops},
@@ -87,6 +90,12 @@ nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
             {"runtime", memory.runtime},
             {"total", memory.total()}}},
           {"largest_batch", largest}};
+}
+
+// ", 1,930 trained" where some are frozen
+std::string trained_hint(const Graph& graph) {
+  const std::int64_t trained = graph.trained_parameter_count();
+  return trained == graph.parameter_count() ? "" : ", " + format_count(trained) + " trained";
 }
 
 void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& memory,
@@ -109,7 +118,7 @@ void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& m
                                   number(m.num_attention_heads));
   row("parameters", number(plan.graph().parameter_count()) + " in " +
                         number(static_cast<std::int64_t>(plan.graph().parameters().size())) +
-                        " tensors");
+                        " tensors" + trained_hint(plan.graph()));
   row("work an image", flops);
   row("plan", number(static_cast<std::int64_t>(plan.steps().size())) + " operations, batch " +
                   number(chunking.batch) + " in " + number(chunking.count) + " chunks of " +

@@ -122,7 +122,8 @@ int step(Device& device, const Options& options, const RunConfig& config, const 
                        .images = DType::f32,
                        .stored_images = batch.size,
                        .label_smoothing = static_cast<float>(config.recipe.smoothing),
-                       .probabilities = true};
+                       .probabilities = true,
+                       .freeze = config.recipe.freeze};
   const Plan plan = plan_vit(config.model, vit, batch.size, device.traits());
   const Results results =
       run_steps(device, plan, config, batch, load_weights(options.weights, plan), options.steps);

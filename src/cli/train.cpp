@@ -155,6 +155,13 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
       static_cast<long long>(m.num_channels), static_cast<long long>(m.patch_size),
       static_cast<long long>(m.tokens()), static_cast<long long>(m.hidden_size),
       static_cast<long long>(m.num_hidden_layers), static_cast<long long>(m.num_attention_heads));
+  if (!config.recipe.freeze.empty()) {
+    std::string frozen;
+    for (const std::string& prefix : config.recipe.freeze) frozen += " " + prefix;
+    std::printf("Training %s of %s parameters (freeze%s)\n",
+                format_count(trainer.plan().graph().trained_parameter_count()).c_str(),
+                format_count(trainer.plan().graph().parameter_count()).c_str(), frozen.c_str());
+  }
   std::printf("Data: %s, %s training and %s test images, %lld classes\n", train.name.c_str(),
               format_count(train.size()).c_str(), format_count(test.size()).c_str(),
               static_cast<long long>(train.num_classes()));

@@ -361,12 +361,13 @@ void CpuKernels::layer_norm_backward(const LayerNormBackward& args) {
   const Branch branch(args);
   const std::int64_t rows = args.rows, cols = args.cols;
   const std::int64_t partials = args.workspace.size / (2 * cols);
-  if (!args.accumulate) {
-    std::fill_n(args.dweight.data, cols, 0.0f);
-    std::fill_n(args.dbias.data, cols, 0.0f);
-  }
+  // Without an output its sum goes to the workspace and is not looked at.
+  float* dweight = args.dweight ? args.dweight.data : args.workspace.data;
+  float* dbias = args.dbias ? args.dbias.data : args.workspace.data + cols;
+  if (!args.accumulate || !args.dweight) std::fill_n(dweight, cols, 0.0f);
+  if (!args.accumulate || !args.dbias) std::fill_n(dbias, cols, 0.0f);
   if (partials <= 1) {
-    backward_rows(args, branch, 0, rows, args.dweight.data, args.dbias.data);
+    backward_rows(args, branch, 0, rows, dweight, dbias);
     return;
   }
   pool_.parallel_for(partials, [&](int, std::int64_t p) {
@@ -376,8 +377,8 @@ void CpuKernels::layer_norm_backward(const LayerNormBackward& args) {
   });
   for (std::int64_t p = 0; p < partials; ++p) {
     const float* sums = args.workspace.data + p * 2 * cols;
-    for (std::int64_t i = 0; i < cols; ++i) args.dweight[i] += sums[i];
-    for (std::int64_t i = 0; i < cols; ++i) args.dbias[i] += sums[cols + i];
+    for (std::int64_t i = 0; i < args.dweight.size; ++i) dweight[i] += sums[i];
+    for (std::int64_t i = 0; i < args.dbias.size; ++i) dbias[i] += sums[cols + i];
   }
 }
 

@@ -106,21 +106,23 @@ void CpuKernels::per_head_linear_backward(const PerHeadLinearBackward& args) {
   const float* x = args.x.f32().data;
   const float* weight = args.weight.f32().data;
 
+  if (dx != nullptr) {
+    pool_.for_ranges(args.rows, kRowsPerTask, [&](std::int64_t begin, std::int64_t end) {
+      input_gradient(s, dy + begin * y_stride, weight, end - begin, args.accumulate_dx,
+                     dx + begin * x_stride);
+    });
+  }
+  if (!args.dweight && !args.dbias) return;
   pool_.parallel_for(partials, [&](int, std::int64_t part) {
     const std::int64_t begin = args.rows * part / partials;
     const std::int64_t end = args.rows * (part + 1) / partials;
     weight_gradient(s, dy + begin * y_stride, x + begin * x_stride, end - begin,
                     args.workspace.data + part * s.parameters());
   });
-  pool_.for_ranges(args.rows, kRowsPerTask, [&](std::int64_t begin, std::int64_t end) {
-    input_gradient(s, dy + begin * y_stride, weight, end - begin, args.accumulate_dx,
-                   dx + begin * x_stride);
-  });
-  const float* sums = args.workspace.data;
-  add_partials(sums, partials, s.parameters(), args.accumulate, args.dweight);
-  if (args.dbias) {
-    add_partials(sums + args.dweight.size, partials, s.parameters(), args.accumulate, args.dbias);
-  }
+  const float* dweights = args.workspace.data;
+  const float* dbiases = dweights + y_stride * s.head_size;
+  add_partials(dweights, partials, s.parameters(), args.accumulate, args.dweight);
+  add_partials(dbiases, partials, s.parameters(), args.accumulate, args.dbias);
 }
 
 }  // namespace vitrine::cpu

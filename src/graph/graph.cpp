@@ -120,6 +120,24 @@ void Graph::backward(ValueId loss) {
     if (reached && wanted) node.operation->gradient(*this, node);
   }
   set_gradient(loss, kNone);
+  drop_unread();
+}
+
+// Forward has saved nothing that the backward part does not read.
+void Graph::drop_unread() {
+  std::vector<bool> read(values_.size(), false);
+  for (const Node& node : nodes_) {
+    for (ValueId id : node.inputs) {
+      if (id != kNone) read[id] = true;
+    }
+  }
+  for (Node& node : nodes_) {
+    for (std::size_t out = 0; out < node.outputs.size(); ++out) {
+      ValueId& id = node.outputs[out];
+      if (id == kNone || read[id] || values_[id].keep) continue;
+      if (node.operation->saves(static_cast<int>(out))) id = values_[id].producer = kNone;
+    }
+  }
 }
 
 void Graph::add_gradient(ValueId value, ValueId contribution) {
@@ -150,6 +168,14 @@ ValueId Graph::parameter_gradient(ValueId parameter) {
 std::int64_t Graph::parameter_count() const {
   std::int64_t count = 0;
   for (const Parameter& parameter : parameters_) count += parameter.shape.elements();
+  return count;
+}
+
+std::int64_t Graph::trained_parameter_count() const {
+  std::int64_t count = 0;
+  for (const Parameter& parameter : parameters_) {
+    if (parameter.trained) count += parameter.shape.elements();
+  }
   return count;
 }
 

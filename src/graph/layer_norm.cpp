@@ -81,7 +81,7 @@ void LayerNormOperation::gradient(Graph& graph, const Node& node) const {
   operation->forward = *this;
   const ValueId dx = graph.activation_value(graph.value(x).name + ".grad", graph.shape(x));
   const ValueId dbranch =
-      branch != kNone && zeroed
+      branch != kNone && zeroed && graph.value(branch).needs_gradient
           ? graph.activation_value(graph.value(branch).name + ".grad", graph.shape(x))
           : kNone;
   graph.append_to(operation, node.name,
@@ -90,7 +90,7 @@ void LayerNormOperation::gradient(Graph& graph, const Node& node) const {
                   {dx, dbranch, graph.parameter_gradient(node.inputs[2]),
                    graph.parameter_gradient(node.inputs[3])});
   if (branch == kNone) {
-    graph.set_gradient(x, dx);
+    if (graph.value(x).needs_gradient) graph.set_gradient(x, dx);
   } else {
     graph.add_gradient(x, dx);
     graph.add_gradient(branch, zeroed ? dbranch : dx);

@@ -106,6 +106,7 @@ struct LayerNormOperation final : Operation {
   double flops(const Graph&, const Node&) const override;
   void gradient(Graph&, const Node&) const override;
   Sharing may_share() const override { return {{1, 0}, {1, 1}}; }
+  bool saves(int output) const override { return output >= 2; }
   OperationPtr windowed(const TokenWindow&) const override;
   void run(Kernels&, const Operands&) const override;
 };
@@ -121,6 +122,7 @@ struct ActivationOperation final : Operation {
   double flops(const Graph&, const Node&) const override;
   void gradient(Graph&, const Node&) const override;
   Sharing may_share() const override { return {{1, 0}}; }
+  bool saves(int output) const override { return output == 1; }
   OperationPtr windowed(const TokenWindow&) const override;
   void run(Kernels&, const Operands&) const override;
 };
@@ -132,6 +134,7 @@ struct AttentionOperation final : Operation {
   Dropout dropout;
 
   std::string name() const override { return "attention_forward"; }
+  bool saves(int output) const override { return output == 1; }
   double flops(const Graph&, const Node&) const override;
   void gradient(Graph&, const Node&) const override;
   void run(Kernels&, const Operands&) const override;

@@ -74,7 +74,7 @@ class Rewriter {
   ValueId parameter(const Value& value) {
     const Parameter& whole = from_.parameters()[value.parameter];
     const ValueId id = to_.find(whole.name);
-    const ValueId base = id != kNone ? id : to_.parameter(whole.name, whole.shape);
+    const ValueId base = id != kNone ? id : to_.parameter(whole.name, whole.shape, whole.trained);
     return value.shape == whole.shape ? base : to_.slice(base, value.offset, value.shape);
   }
 

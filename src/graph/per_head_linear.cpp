@@ -4,13 +4,15 @@
 namespace vitrine {
 namespace {
 
-/// in: dy, x, weight, addend   out: dx, dweight, dbias
+/// in: dy, x, weight, addend   out: dx, dweight, dbias, each only where it is wanted
 struct PerHeadLinearBackwardOperation final : Operation {
   PerHeadLinearOperation forward;
 
   std::string name() const override { return "per_head_linear_backward"; }
   double flops(const Graph& graph, const Node& node) const override {
-    return 2.0 * forward.flops(graph, node);
+    const double of_x = node.outputs[0] == kNone ? 0.0 : 1.0;
+    const double of_weight = node.outputs[1] == kNone ? 0.0 : 1.0;
+    return (of_x + of_weight) * forward.flops(graph, node);
   }
   int addend() const override { return 3; }
   std::int64_t workspace(const Graph&, const Node&, const DeviceTraits& traits) const override {
@@ -67,12 +69,13 @@ void PerHeadLinearOperation::gradient(Graph& graph, const Node& node) const {
   const ValueId x = node.inputs[0];
   auto operation = std::make_shared<PerHeadLinearBackwardOperation>();
   operation->forward = *this;
-  const ValueId dx = graph.activation_value(graph.value(x).name + ".grad", graph.shape(x));
-  const ValueId dbias = node.inputs[2] == kNone ? kNone : graph.parameter_gradient(node.inputs[2]);
-  graph.append_to(operation, node.name,
-                  {graph.gradient(node.outputs[0]), x, node.inputs[1], graph.gradient(x)},
-                  {dx, graph.parameter_gradient(node.inputs[1]), dbias});
-  graph.set_gradient(x, dx);
+  const bool wanted = graph.value(x).needs_gradient;
+  const ValueId dx =
+      wanted ? graph.activation_value(graph.value(x).name + ".grad", graph.shape(x)) : kNone;
+  graph.append_to(
+      operation, node.name, {graph.gradient(node.outputs[0]), x, node.inputs[1], graph.gradient(x)},
+      {dx, graph.parameter_gradient(node.inputs[1]), graph.parameter_gradient(node.inputs[2])});
+  if (wanted) graph.set_gradient(x, dx);
 }
 
 void PerHeadLinearOperation::run(Kernels& kernels, const Operands& operands) const {

@@ -221,6 +221,8 @@ void validate(const Recipe& r, const std::string& source) {
   expect_probability(r.beta1, source, "beta1");
   expect_probability(r.beta2, source, "beta2");
   expect_probability(r.smoothing, source, "smoothing");
+  expect(r.layer_decay > 0 && r.layer_decay <= 1, source, "layer_decay", text(r.layer_decay),
+         "a number in (0, 1]");
   expect(r.hflip >= 0 && r.hflip <= 1, source, "hflip", text(r.hflip), "a number in [0, 1]");
   auto range = [&](const char* key, const std::vector<double>& pair) {
     expect(pair.size() == 2 && pair[0] > 0 && pair[0] <= pair[1], source, key, json(pair).dump(),
@@ -247,7 +249,8 @@ OptimizerConfig optimizer_config(const Recipe& r) {
           .beta1 = r.beta1,
           .beta2 = r.beta2,
           .eps = r.opt_eps,
-          .clip_norm = r.clip_grad};
+          .clip_norm = r.clip_grad,
+          .layer_decay = r.layer_decay};
 }
 
 Transform transform(const Recipe& r, std::int64_t channels) {

@@ -6,6 +6,8 @@
 //   logits = head(norm(pool(x)))
 #include "vitrine/vit.h"
 
+#include "model/freeze.h"
+
 namespace vitrine {
 namespace {
 
@@ -43,10 +45,10 @@ class Builder {
 
  private:
   ValueId weight(const std::string& name, const Shape& shape) {
-    return graph_.parameter(name, shape);
+    return graph_.parameter(name, shape, !is_frozen(name, options_.freeze));
   }
   ValueId bias(const std::string& name, std::int64_t size, bool present = true) {
-    return present ? graph_.parameter(name, Shape{size}) : kNone;
+    return present ? weight(name, Shape{size}) : kNone;
   }
   TokenWindow all() const { return {config_.tokens(), 0, config_.tokens()}; }
   Dropout dropout(double probability, std::uint32_t operation) const {
@@ -226,8 +228,10 @@ Graph build_vit(const VitConfig& config, const VitOptions& options) {
     throw BadInput("attention_probabilities: found training, expected evaluation");
   }
   Graph graph = Builder(config, options).build();
-  if (options.prune_last_block && !options.attention_probabilities)
+  check_freeze(options.freeze, graph);
+  if (options.prune_last_block && !options.attention_probabilities) {
     graph = prune_unread_tokens(graph);
+  }
   if (options.fuse_residual_norm) graph = fuse_residual_norm(graph);
   if (options.training) graph.backward(graph.find("loss"));
   if (options.image_gradient) graph.keep(graph.find("images.grad"));

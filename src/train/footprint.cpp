@@ -26,6 +26,7 @@ std::int64_t evaluation_bytes(const Plan& plan, int workers) {
 VitOptions training_options(const RunConfig& config, const Dataset& data, std::int64_t stored) {
   VitOptions options = options_for(config, data, stored);
   options.label_smoothing = static_cast<float>(config.recipe.smoothing);
+  options.freeze = config.recipe.freeze;
   return options;
 }
 

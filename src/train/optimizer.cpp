@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <numbers>
+#include <string_view>
 
 #include "vitrine/conversion.h"
 
@@ -28,21 +30,51 @@ bool decays_by_default(const Parameter& parameter) {
 
 namespace {
 
+// The number i of "blocks.i.norm1.weight", -1 for what is in no block.
+std::int64_t block_of(const std::string& parameter) {
+  constexpr std::string_view kPrefix = "blocks.";
+  return parameter.starts_with(kPrefix) ? std::atoll(parameter.c_str() + kPrefix.size()) : -1;
+}
+
+}  // namespace
+
+std::int64_t layer_depth(const std::string& parameter, std::int64_t blocks) {
+  if (block_of(parameter) >= 0) return block_of(parameter) + 1;
+  if (parameter.starts_with("norm.")) return blocks;
+  const bool embeds =
+      parameter == "cls_token" || parameter == "pos_embed" || parameter.starts_with("patch_embed.");
+  return embeds ? 0 : blocks + 1;
+}
+
+namespace {
+
 std::vector<ParameterRegion> make_regions(const Plan& plan, const OptimizerConfig& config) {
   std::vector<ParameterRegion> regions;
   const std::vector<Parameter>& parameters = plan.graph().parameters();
+  std::int64_t blocks = 0;
+  for (const Parameter& parameter : parameters) {
+    blocks = std::max(blocks, block_of(parameter.name) + 1);
+  }
+  auto scale_of = [&](const Parameter& parameter) {
+    if (!parameter.trained) return 0.0f;
+    const std::int64_t above = blocks + 1 - layer_depth(parameter.name, blocks);
+    return static_cast<float>(std::pow(config.layer_decay, static_cast<double>(above)));
+  };
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const bool decays = config.decay_all || decays_by_default(parameters[i]);
     const float decay = decays ? static_cast<float>(config.weight_decay) : 0.0f;
+    const float scale = scale_of(parameters[i]);
     const std::int64_t begin = plan.parameter_offset(static_cast<int>(i));
     const std::int64_t end = i + 1 < parameters.size()
                                  ? plan.parameter_offset(static_cast<int>(i) + 1)
                                  : plan.parameter_elements();
     // Padding is zero and stays zero, so a region may run over it into the next tensor.
-    if (!regions.empty() && regions.back().weight_decay == decay) {
+    if (!regions.empty() && regions.back().weight_decay == decay &&
+        regions.back().learning_rate_scale == scale) {
       regions.back().end = end;
     } else {
-      regions.push_back({.begin = begin, .end = end, .weight_decay = decay});
+      regions.push_back(
+          {.begin = begin, .end = end, .weight_decay = decay, .learning_rate_scale = scale});
     }
   }
   return regions;

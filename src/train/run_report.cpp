@@ -14,6 +14,12 @@
 namespace vitrine {
 namespace {
 
+// "5,526,346", or "1,930 of 5,526,346" where the others are frozen.
+std::string trained_of_all(const Graph& graph) {
+  const std::int64_t trained = graph.trained_parameter_count(), all = graph.parameter_count();
+  return (trained < all ? format_count(trained) + " of " : "") + format_count(all);
+}
+
 // A page has 600 KB for these; base64 makes four bytes of three.
 constexpr std::size_t kAttentionBytes = 300'000, kPositionBytes = 130'000;
 constexpr std::size_t kMostLooks = 8;  // forward passes
@@ -117,7 +123,7 @@ Report make_report(Device& device, const RunConfig& config, const Trainer& train
   const Chunking& chunking = trainer.plan().chunking();
   report.facts = {
       {"device", device.traits().name},
-      {"parameters", format_count(trainer.plan().graph().parameter_count())},
+      {"parameters", trained_of_all(trainer.plan().graph())},
       {"optimiser steps", format_count(state.step)},
       {"skipped steps", format_count(state.epochs.empty() ? state.optimizer.skipped_steps
                                                           : state.epochs.back().skipped_steps)},

@@ -13,6 +13,7 @@
 #include "training_runs.h"
 #include "vit_cases.h"
 #include "vit_run.h"
+#include "vitrine/conversion.h"
 
 namespace vitrine {
 namespace {
@@ -115,6 +116,61 @@ TEST_F(CudaStep, StopAndResumeChangesNoBit) {
     EXPECT_EQ(checkpoint.state.step, stop);
     const auto device = make_simt_device();
     expect_same(train(*device, config, data, &checkpoint), expected);
+  }
+}
+
+TEST_F(CudaStep, FrozenParametersKeepTheirBits) {
+  RunConfig config = small_run();
+  config.recipe.freeze = {"patch_embed", "cls_token", "blocks.0.attn", "blocks.1.norm2"};
+  config.recipe.precision = Precision::bf16;
+  config.recipe.weight_decay_all = true;
+  const Dataset data = random_images(config.model, 14, 5);
+  const Plan plan =
+      plan_vit(config.model, {.precision = config.recipe.precision, .freeze = config.recipe.freeze},
+               config.recipe.batch_size, make_simt_device()->traits());
+  const std::vector<float> before = initial_weights(config.model, plan, config.recipe.seed);
+  for (const std::int64_t accumulate : {1, 3}) {
+    config.recipe.grad_accum_steps = accumulate;
+    const Trained trained = train_on({.name = "cuda"}, config, data);
+    for (std::size_t p = 0; p < plan.graph().parameters().size(); ++p) {
+      const Parameter& parameter = plan.graph().parameters()[p];
+      const auto begin = plan.parameter_offset(static_cast<int>(p));
+      EXPECT_EQ(
+          std::equal(before.begin() + begin, before.begin() + begin + parameter.shape.elements(),
+                     trained.weights.begin() + begin),
+          !parameter.trained)
+          << parameter.name << ", accumulate " << accumulate;
+    }
+  }
+}
+
+// Whatever lies in the gradients of what is frozen; the seeds are 61 and 62.
+TEST_F(CudaStep, TheWorkingCopyOfFrozenWeightsStays) {
+  const auto device = make_simt_device();
+  const Plan plan =
+      plan_vit(small_vit(), {.precision = Precision::bf16, .freeze = {"blocks.0", "norm.bias"}}, 2,
+               device->traits());
+  Optimizer optimizer(*device, plan, {.weight_decay = 0.5, .decay_all = true});
+  const std::vector<float> weights = random_weights(plan, 61), gradients = random_weights(plan, 62);
+  optimizer.upload_weights(weights);
+  Buffer on_device = device->allocate(gradients.size() * sizeof(float), "gradients");
+  device->upload(on_device.data(), gradients.data(), on_device.bytes());
+  Buffer state = device->allocate(sizeof(StepState), "state");
+  const StepState step{.learning_rate = 0.1f};
+  device->upload(state.data(), &step, sizeof step);
+  optimizer.update(on_device.as<float>(), state.as<StepState>());
+  std::vector<char> working(weights.size() * 2);
+  device->download(working.data(), optimizer.weights(), working.size());
+  const Buffer host = optimizer.host_weights();
+  const std::vector<float> after(host.as<float>(), host.as<float>() + weights.size());
+  EXPECT_EQ(working, converted(after, DType::bf16));
+  for (std::size_t p = 0; p < plan.graph().parameters().size(); ++p) {
+    const Parameter& parameter = plan.graph().parameters()[p];
+    const auto begin = plan.parameter_offset(static_cast<int>(p));
+    EXPECT_EQ(std::equal(after.begin() + begin, after.begin() + begin + parameter.shape.elements(),
+                         weights.begin() + begin),
+              !parameter.trained)
+        << parameter.name;
   }
 }
 
