@@ -230,7 +230,8 @@ int look(Device& device, const Options& options, Checkpoint& checkpoint,
   const RunConfig& config = checkpoint.config;
   options.flags.fit_precision(checkpoint.config, device.traits());
   const Plan plan = weights_plan(config, device.traits());
-  const std::vector<float> weights = load_weights(checkpoint.directory / "model.safetensors", plan);
+  const std::vector<float> weights =
+      load_weights(weights_file(checkpoint.directory), config.model, plan);
   const Buffer on_device = share_weights(device, plan, weights);
   ImagePass pass(device, config, /*attention=*/true);
   std::vector<Seen> all;

@@ -6,6 +6,7 @@
 #include "cli/predictions.h"
 #include "train/image_pass.h"
 #include "vitrine/checkpoint.h"
+#include "vitrine/exchange.h"
 
 namespace vitrine {
 namespace {
@@ -23,7 +24,8 @@ int predict(Device& device, const Options& options, Checkpoint& checkpoint) {
   const RunConfig& config = checkpoint.config;
   options.flags.fit_precision(checkpoint.config, device.traits());
   const Plan plan = weights_plan(config, device.traits());
-  const std::vector<float> weights = load_weights(checkpoint.directory / "model.safetensors", plan);
+  const std::vector<float> weights =
+      load_weights(weights_file(checkpoint.directory), config.model, plan);
   const Buffer on_device = share_weights(device, plan, weights);
   ImagePass pass(device, config, /*attention=*/false);
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
