@@ -83,7 +83,7 @@ TEST(AttentionMaps, ImagesOfChangingSizeOneAfterAnother) {
   const Looking looking(small_vit(), Precision::fp32, device->traits(), fresh_seed());
   const Buffer weights = share_weights(*device, looking.plan, looking.weights);
   ImagePass pass(*device, looking.config, /*attention=*/true);
-  const Image other = random_picture(3, 8, 12, 1), tall = random_picture(3, 30, 9, 2);
+  const Image other = random_picture(3, 8, 20, 1), tall = random_picture(3, 30, 20, 2);
   for (const Image* image : {&looking.image, &other, &tall, &looking.image, &tall}) {
     const AttentionMaps alone = attention_maps(*device, looking.config, looking.weights, *image);
     const AttentionMaps maps = pass.run(weights.data(), *image);

@@ -116,6 +116,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .9rem; margin-bottom: 
   gap: 1.4rem 1.6rem; }
 .looks figcaption, .positions figcaption { display: block; margin: .4rem 0 0; }
 .looks img, .positions img { display: block; width: 100%; border-radius: 4px; }
+.positions img { border: 1px solid var(--rule); }
 .positions figcaption { color: var(--soft); }
 
 @media (max-width: 60rem) {

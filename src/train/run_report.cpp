@@ -86,7 +86,9 @@ void add_positions(Report& report, const VitConfig& model, const std::vector<flo
   const std::vector<float> similarities = cosine_similarities(positions, model.hidden_size);
   const auto least = *std::min_element(similarities.begin(), similarities.end());
   const auto [low, high] = std::minmax_element(positions.begin(), positions.end());
-  const auto text = [](float number) { return format_double("%.2f", static_cast<double>(number)); };
+  const auto text = [](float number) {
+    return (number < 0 ? "−" : "") + format_double("%.2f", std::abs(static_cast<double>(number)));
+  };
   const std::string origin = model.position == Position::learned
                                  ? "The learned table"
                                  : "The fixed table of sines and cosines";
