@@ -227,6 +227,28 @@ TEST(DropoutStatistics, DropPath) {
   }
 }
 
+// A drop-path and an element-wise place would share their first numbers, one an image.
+TEST(DropoutStatistics, DropPathAndTheOtherPlaces) {
+  constexpr std::uint32_t kSteps = 12;
+  for (const std::uint64_t seed : kSeeds) {
+    Masks joined;
+    for (std::uint32_t step = 0; step < kSteps; ++step) {
+      for (const auto& [name, mask] : draw(models()[0], {.seed = seed, .step = step})) {
+        Mask& all =
+            joined.try_emplace(name, static_cast<float>(mask.p), 0, 1, 1, mask.image).first->second;
+        all.kept.insert(all.kept.end(), mask.kept.begin(), mask.kept.begin() + kBatch);
+      }
+    }
+    for (const auto& [path, mask] : joined) {
+      if (mask.image > 1) continue;
+      for (const auto& [name, other] : joined) {
+        if (name == path) continue;
+        expect_independent(mask, other, 0, place_of(seed, path) + " and " + name);
+      }
+    }
+  }
+}
+
 // What is drawn for an image does not depend on how the batch is cut.
 TEST(DropoutStatistics, ChunksDrawWhatTheWholeBatchDraws) {
   for (const std::uint64_t seed : kSeeds) {
