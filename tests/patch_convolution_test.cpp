@@ -152,7 +152,7 @@ TEST(PatchConvolution, NotesEncoderByUnfoldAndByConvolutionAgree) {
 }
 
 TEST(PatchConvolution, D2l224ByUnfoldAndByConvolutionAgree) {
-  expect_unfold_and_matmul({2, 3, 224, 224, 16, 768}, true, 4351);
+  expect_unfold_and_matmul({1, 3, 224, 224, 16, 768}, true, 4351);
 }
 
 // <dy, forward(weight)> is linear in the weights; its slope is what backward returns.

@@ -9,6 +9,7 @@ Every model has `logits(images)` and `loss(images, labels)`; document_parameters
 its parameters are which of Vitrine's. Needs torch (1.13 or newer) and numpy.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -33,20 +34,17 @@ def patchify(images, side):
     batch, channels, height, width = images.shape
     patches = images.new_zeros(batch, side ** 2, channels * height * width // side ** 2)
     size = height // side
-    for b in range(batch):
-        for i in range(side):
-            for j in range(side):
-                patch = images[b, :, i * size:(i + 1) * size, j * size:(j + 1) * size]
-                patches[b, i * side + j] = patch.flatten()
+    for b, i, j in itertools.product(range(batch), range(side), range(side)):
+        patch = images[b, :, i * size:(i + 1) * size, j * size:(j + 1) * size]
+        patches[b, i * side + j] = patch.flatten()
     return patches
 
 
 def interleaved_positions(tokens, hidden):
     table = torch.ones(tokens, hidden)
-    for i in range(tokens):
-        for j in range(hidden):
-            table[i][j] = (np.sin(i / 10000 ** (j / hidden)) if j % 2 == 0
-                           else np.cos(i / 10000 ** ((j - 1) / hidden)))
+    for i, j in itertools.product(range(tokens), range(hidden)):
+        table[i][j] = (np.sin(i / 10000 ** (j / hidden)) if j % 2 == 0
+                       else np.cos(i / 10000 ** ((j - 1) / hidden)))
     return table
 
 
@@ -68,9 +66,8 @@ class TutorialAttention(nn.Module):
             by_head = []
             for head in range(self.heads):
                 part = sequence[:, head * self.head_size:(head + 1) * self.head_size]
-                q = self.q_mappings[head](part)
-                k = self.k_mappings[head](part)
-                v = self.v_mappings[head](part)
+                q, k, v = (maps[head](part) for maps in
+                           (self.q_mappings, self.k_mappings, self.v_mappings))
                 attention = torch.softmax(q @ k.T / self.head_size ** 0.5, dim=-1)
                 by_head.append(attention @ v)
             results.append(torch.hstack(by_head))
@@ -136,11 +133,8 @@ def image_to_embedding_conv(images, patch_size, weight):
 
 
 class NotesEncoder(Classifier):
-    """torch's encoder layers as they are: post-norm, ReLU, 2048 inside.
-
-    Batch-first, unlike the notes, whose layers take the images of a batch for tokens; one class
-    token for all images.
-    """
+    """torch's encoder layers as they are: post-norm, ReLU, 2048 inside. Batch-first, unlike the
+    notes, whose layers take the images of a batch for tokens; one class token for all images."""
 
     def __init__(self, channels=3, patch_size=4, hidden=8, max_tokens=16, classes=10):
         super().__init__()
@@ -206,9 +200,8 @@ class D2lAttention(nn.Module):
         return x.reshape(x.shape[0], x.shape[1], -1)
 
     def forward(self, queries, keys, values):
-        queries = self.heads_to_batch(self.W_q(queries))
-        keys = self.heads_to_batch(self.W_k(keys))
-        values = self.heads_to_batch(self.W_v(values))
+        queries, keys, values = (self.heads_to_batch(maps(x)) for maps, x in (
+            (self.W_q, queries), (self.W_k, keys), (self.W_v, values)))
         scores = torch.bmm(queries, keys.transpose(1, 2)) / math.sqrt(queries.shape[-1])
         return self.W_o(self.batch_to_heads(torch.bmm(F.softmax(scores, dim=-1), values)))
 
