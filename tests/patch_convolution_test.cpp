@@ -114,34 +114,45 @@ TEST(PatchConvolution, BackwardAgreesWithDoublePrecision) {
   }
 }
 
+/// Forward and weight gradient by convolution and by unfold and matmul.
+void expect_unfold_and_matmul(const Case& c, bool with_bias, std::uint64_t seed) {
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Problem p(c, seed);
+  std::vector<float> patches = unfolded(p);
+  const std::int64_t m = c.batch * c.patches(), k = c.weight_size() / c.hidden;
+  std::vector<float> y = poisoned(c.y_size()), dweight = poisoned(c.weight_size());
+  ThreadPool pool(1);
+  CpuKernels kernels(pool);
+  kernels.matmul({.out = view(y),
+                  .a = view(patches),
+                  .b = view(p.weight),
+                  .bias = with_bias ? view(p.bias) : View<float>{},
+                  .m = m,
+                  .n = c.hidden,
+                  .k = k,
+                  .transpose_b = true});
+  kernels.matmul({.out = view(dweight),
+                  .a = view(p.dy),
+                  .b = view(patches),
+                  .m = c.hidden,
+                  .n = k,
+                  .k = m,
+                  .transpose_a = true});
+  expect_close(run_forward(p, with_bias), y, forward<double>(p, with_bias), "y");
+  expect_close(run_backward(p, false), dweight, weight_gradient<double>(p, false), "dweight");
+}
+
 TEST(PatchConvolution, IsUnfoldAndMatmul) {
   std::uint64_t seed = 4300;
-  for (const Case& c : kCases) {
-    SCOPED_TRACE("seed " + std::to_string(++seed));
-    Problem p(c, seed);
-    std::vector<float> patches = unfolded(p);
-    const std::int64_t m = c.batch * c.patches(), k = c.weight_size() / c.hidden;
-    std::vector<float> y = poisoned(c.y_size()), dweight = poisoned(c.weight_size());
-    ThreadPool pool(1);
-    CpuKernels kernels(pool);
-    kernels.matmul({.out = view(y),
-                    .a = view(patches),
-                    .b = view(p.weight),
-                    .bias = view(p.bias),
-                    .m = m,
-                    .n = c.hidden,
-                    .k = k,
-                    .transpose_b = true});
-    kernels.matmul({.out = view(dweight),
-                    .a = view(p.dy),
-                    .b = view(patches),
-                    .m = c.hidden,
-                    .n = k,
-                    .k = m,
-                    .transpose_a = true});
-    expect_close(run_forward(p, true), y, forward<double>(p, true), "y");
-    expect_close(run_backward(p, false), dweight, weight_gradient<double>(p, false), "dweight");
-  }
+  for (const Case& c : kCases) expect_unfold_and_matmul(c, true, ++seed);
+}
+
+TEST(PatchConvolution, NotesEncoderByUnfoldAndByConvolutionAgree) {
+  expect_unfold_and_matmul({5, 3, 8, 8, 4, 8}, false, 4350);
+}
+
+TEST(PatchConvolution, D2l224ByUnfoldAndByConvolutionAgree) {
+  expect_unfold_and_matmul({1, 3, 224, 224, 16, 768}, true, 4351);
 }
 
 // <dy, forward(weight)> is linear in the weights; its slope is what backward returns.
