@@ -173,7 +173,7 @@ def make_all_timm(out):
     make_timm(out / "timm_token", 100, (16, 16), embed_dim=18, resized=(24, 16))
     make_timm(out / "timm_avg", 200, (32, 16), channels=1, num_heads=4, mlp_ratio=2,
               global_pool="avg")
-    make_timm(out / "timm_avg_no_class_token", 300, (16, 24), channels=1, num_heads=2, mlp_ratio=2,
+    make_timm(out / "timm_avg_no_class_token", 300, (16, 16), channels=1, num_heads=2, mlp_ratio=2,
               global_pool="avg", class_token=False, resized=(24, 32))
     make_timm(out / "timm_avg_norm_first", 400, (24, 16), num_heads=2, mlp_ratio=2.5, channels=1,
               global_pool="avg", fc_norm=False, act_layer="gelu_tanh", qkv_bias=False,
