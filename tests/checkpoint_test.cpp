@@ -34,7 +34,8 @@ TEST_F(CheckpointTest, ComesBackBitForBit) {
     EXPECT_EQ(loaded.weights, tensors.weights);
     EXPECT_EQ(loaded.first_moment, tensors.first_moment);
     EXPECT_EQ(loaded.second_moment, tensors.second_moment);
-    EXPECT_EQ(load_weights(back.directory / "model.safetensors", plan_), tensors.weights);
+    EXPECT_EQ(load_weights(back.directory / "model.safetensors", config_.model, plan_),
+              tensors.weights);
   }
 }
 

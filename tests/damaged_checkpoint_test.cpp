@@ -89,7 +89,7 @@ TEST_F(CheckpointTest, OfAnotherModel) {
   other.hidden_size = 24;
   const Plan plan = plan_vit(other, {}, 5, device_->traits());
   const std::string message =
-      error_of([&] { load_weights(run_ / "last" / "model.safetensors", plan); });
+      error_of([&] { load_weights(run_ / "last" / "model.safetensors", other, plan); });
   EXPECT_NE(message.find("does not fit the model"), std::string::npos) << message;
   EXPECT_NE(message.find("cls_token (found [1, 1, 12], expected [1, 1, 24])"), std::string::npos)
       << message;

@@ -278,7 +278,8 @@ TEST_F(TrainerTest, ZeroEpochsWriteTheInitialWeights) {
   const auto device = make_cpu_device(1);
   const Plan plan = plan_vit(config.model, {}, 3, device->traits());
   const fs::path file = directory_ / "run" / "last" / "model.safetensors";
-  EXPECT_EQ(load_weights(file, plan), initial_weights(config.model, plan, config.recipe.seed));
+  EXPECT_EQ(load_weights(file, config.model, plan),
+            initial_weights(config.model, plan, config.recipe.seed));
 }
 
 // Losses of every test image in double precision, from the logits.

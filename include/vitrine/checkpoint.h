@@ -62,11 +62,13 @@ void save_checkpoint(const std::filesystem::path& run, const RunConfig& config, 
                      const TensorViews& tensors, const TrainerState& state,
                      const std::vector<std::string>& names);
 
-/// `path` is a checkpoint, or a run (then its "last"). Throws BadInput.
+/// `path` is a checkpoint, a run (then its "last"), or a directory that HuggingFace transformers or
+/// timm has written (then without state). Throws BadInput.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
-/// Weights from model.safetensors (or a lone .safetensors file) in the plan's layout; missing,
-/// unexpected and mis-shaped tensors are listed by name. Throws BadInput.
-std::vector<float> load_weights(const std::filesystem::path& file, const Plan& plan);
+/// Weights from a safetensors file in the plan's layout, as `read_weights` of exchange.h reads them
+/// where nothing may differ. Throws BadInput.
+std::vector<float> load_weights(const std::filesystem::path& file, const VitConfig& config,
+                                const Plan& plan);
 Tensors load_tensors(const Checkpoint& checkpoint, const Plan& plan);
 
 /// Tensors of a flat buffer by name, for writing: "<prefix><name>".

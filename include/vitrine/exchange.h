@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -48,6 +49,11 @@ struct WeightReport {
 WeightReport read_weights(const std::filesystem::path& file, const VitConfig& config,
                           const Plan& plan, const Adaptation& adaptation,
                           std::vector<float>& weights);
+
+/// What training starts from: initial weights, over which those of recipe.initial_checkpoint lie,
+/// with a `report` of them where there is one. Throws BadInput.
+std::vector<float> start_weights(const RunConfig& config, const Plan& plan,
+                                 const Adaptation& adaptation, std::optional<WeightReport>& report);
 
 /// A grid of patches.
 struct PatchGrid {

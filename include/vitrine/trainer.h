@@ -15,6 +15,7 @@
 #include "vitrine/checkpoint.h"
 #include "vitrine/dataset.h"
 #include "vitrine/device.h"
+#include "vitrine/exchange.h"
 #include "vitrine/executor.h"
 #include "vitrine/optimizer.h"
 #include "vitrine/recipe.h"
@@ -130,7 +131,9 @@ class Trainer {
   Trainer(Device& device, const RunConfig& config, const Dataset& train, const Dataset& test,
           const std::filesystem::path& output);
 
-  void initialize();
+  /// Initial weights, or those of the recipe's initial_checkpoint: the report tells what became of
+  /// them. Throws BadInput.
+  std::optional<WeightReport> initialize(const Adaptation& adaptation = {});
   void resume(const Checkpoint& checkpoint);
   /// Trains to the end, to `max_steps`, or until `interrupt` is set (the step is finished and a
   /// checkpoint written).

@@ -24,6 +24,7 @@ Command add_predict(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_data(CLI::App& app);
 Command add_step(CLI::App& app);
+Command add_export(CLI::App& app);
 
 /// The flags that all commands with a device share; `options` holds the defaults.
 void add_device_flags(CLI::App& command, DeviceOptions& options);

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/progress.h"
+#include "vitrine/exchange.h"
 #include "vitrine/safetensors.h"
 #include "vitrine/trainer.h"
 
@@ -41,7 +42,7 @@ int evaluate(Device& device, const Options& options, Checkpoint& checkpoint, con
   options.flags.fit_precision(checkpoint.config, device.traits());
   Evaluator evaluator(device, checkpoint.config, data);
   const std::vector<float> weights =
-      load_weights(checkpoint.directory / "model.safetensors", evaluator.plan());
+      load_weights(weights_file(checkpoint.directory), checkpoint.config.model, evaluator.plan());
   const Buffer on_device = share_weights(device, evaluator.plan(), weights);
   Progress progress(stderr, !options.json && isatty(STDERR_FILENO) != 0);
   if (!options.json) progress.begin("Test", data.size());

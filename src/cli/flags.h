@@ -27,6 +27,9 @@ class ConfigFlags {
   /// A checkpoint holds fp32 weights whatever it was trained in: where the device has no bf16, fp32
   /// takes its place, with a line on standard error, unless a flag asked for bf16.
   void fit_precision(RunConfig& config, const DeviceTraits& traits) const;
+  /// Whether a flag sets that key, and the text it sets it to.
+  bool has(const std::string& key) const { return overrides_.contains(key); }
+  std::string text(const std::string& key) const { return overrides_.value(key, std::string()); }
   bool has_model() const { return !preset_.empty() || !config_file_.empty(); }
 
  private:

@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "vitrine/exchange.h"
 #include "vitrine/image.h"
 #include "vitrine/trainer.h"
 
@@ -23,7 +24,7 @@ struct Options {
 
 // One image is a data set of one; the whole of it is resized to the model's size.
 std::vector<float> probabilities_of(Device& device, const RunConfig& config, const Image& image,
-                                    const std::filesystem::path& weights_file) {
+                                    const std::filesystem::path& file) {
   Dataset data{.name = "image",
                .channels = image.channels,
                .height = image.height,
@@ -32,7 +33,7 @@ std::vector<float> probabilities_of(Device& device, const RunConfig& config, con
                .labels = {0},
                .class_names = {}};
   Evaluator evaluator(device, config, data);
-  const std::vector<float> weights = load_weights(weights_file, evaluator.plan());
+  const std::vector<float> weights = load_weights(file, config.model, evaluator.plan());
   const Buffer on_device = share_weights(device, evaluator.plan(), weights);
   std::vector<float> logits =
       evaluator.run(on_device.data(), /*details=*/false, /*logits=*/true).logits;
@@ -52,8 +53,8 @@ int predict(Device& device, const Options& options, Checkpoint& checkpoint) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& file : options.images) {
     const Image image = convert_channels(read_image(file), checkpoint.config.model.num_channels);
-    const std::vector<float> p = probabilities_of(device, checkpoint.config, image,
-                                                  checkpoint.directory / "model.safetensors");
+    const std::vector<float> p =
+        probabilities_of(device, checkpoint.config, image, weights_file(checkpoint.directory));
     std::vector<std::size_t> order(p.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),

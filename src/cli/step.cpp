@@ -125,7 +125,8 @@ int step(Device& device, const Options& options, const RunConfig& config, const 
                        .probabilities = true};
   const Plan plan = plan_vit(config.model, vit, batch.size, device.traits());
   const Results results =
-      run_steps(device, plan, config, batch, load_weights(options.weights, plan), options.steps);
+      run_steps(device, plan, config, batch, load_weights(options.weights, config.model, plan),
+                options.steps);
   const Shape by_class{options.steps, batch.size, config.model.num_classes};
   std::vector<SafetensorsTensor> tensors = {
       {"logits", DType::f32, by_class, results.logits.data()},

@@ -120,12 +120,26 @@ void create_output(const fs::path& output) {
   if (error) throw IoError(output.string() + ": cannot create: " + error.message());
 }
 
+void print_weights(const RunConfig& config, const WeightReport& report) {
+  std::printf("Weights: %s: %s\n", config.recipe.initial_checkpoint.c_str(), report.str().c_str());
+}
+
+/// What a run starts from.
+struct Start {
+  RunConfig config;
+  std::optional<Checkpoint> checkpoint;
+  fs::path output;
+  Adaptation adaptation = {};  ///< of the initial checkpoint's weights
+};
+
 // --epochs 0 needs no data: the untrained model as a checkpoint.
-int write_untrained(const RunConfig& config, const fs::path& output, const DeviceTraits& traits,
-                    bool json) {
-  create_output(output);
+int write_untrained(Start& start, const DeviceTraits& traits, bool json) {
+  auto& [config, resumed, output, adaptation] = start;
   const Plan plan = plan_vit(config.model, {.training = false}, 1, traits);
-  const std::vector<float> weights = initial_weights(config.model, plan, config.recipe.seed);
+  std::optional<WeightReport> report;
+  const std::vector<float> weights = start_weights(config, plan, adaptation, report);
+  if (report && !report->initial.empty()) config.class_names.clear();  // the old head's
+  create_output(output);
   const std::vector<float> zeros(weights.size(), 0.0f);
   const TensorViews tensors(weights.data(), zeros.data(), zeros.data());
   save_checkpoint(output, config, plan, tensors, {}, {"last"});
@@ -135,6 +149,7 @@ int write_untrained(const RunConfig& config, const fs::path& output, const Devic
     constexpr auto kAnyName = nlohmann::json::error_handler_t::replace;  // paths need not be UTF-8
     std::printf("%s\n", line.dump(-1, ' ', /*ensure_ascii=*/false, kAnyName).c_str());
   } else {
+    if (report) print_weights(config, *report);
     std::printf("Untrained checkpoint: %s\n", checkpoint.c_str());
   }
   return 0;
@@ -166,12 +181,24 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
   std::fflush(stdout);
 }
 
-/// What a run starts from.
-struct Start {
+// The model of an initial checkpoint, with its normalisation and class names.
+RunConfig model_of(const ConfigFlags& flags) {
+  const fs::path weights = weights_file(flags.text("initial_checkpoint"));
+  const Checkpoint source =
+      open_checkpoint(weights.has_parent_path() ? weights.parent_path() : ".");
+  const VitConfig& model = source.config.model;
+  if (flags.has("image_size") && model.image_height != model.image_width) {
+    throw BadInput("--image-size: found positions of images of " +
+                   std::to_string(model.image_height) + "x" + std::to_string(model.image_width) +
+                   " in " + weights.string() + ", expected square ones");
+  }
   RunConfig config;
-  std::optional<Checkpoint> checkpoint;
-  fs::path output;
-};
+  config.model = model;
+  config.class_names = source.config.class_names;
+  config.recipe.mean = source.config.recipe.mean;
+  config.recipe.std = source.config.recipe.std;
+  return config;
+}
 
 Start start_of(const Options& options) {
   Start start{.output = options.output};
@@ -188,10 +215,15 @@ Start start_of(const Options& options) {
     if (start.output.empty()) start.output = start.checkpoint->directory.parent_path();
     return start;
   }
-  if (!options.flags.has_model()) {
-    throw BadInput("train: found no model, expected --preset, --config or --resume");
+  const bool of_initial =
+      !options.flags.has_model() && !options.flags.text("initial_checkpoint").empty();
+  if (!options.flags.has_model() && !of_initial) {
+    throw BadInput(
+        "train: found no model, expected --preset, --config, --initial-checkpoint or --resume");
   }
-  start.config = options.flags.resolve();
+  start.config = options.flags.resolve(of_initial ? model_of(options.flags) : RunConfig{});
+  start.adaptation = {.new_head = options.flags.has("num_classes"),
+                      .new_resolution = options.flags.has("image_size")};
   if (start.output.empty()) start.output = default_output(start.config);
   return start;
 }
@@ -202,7 +234,8 @@ struct Session {
   std::unique_ptr<Device> device;
   Dataset train, test;
   std::optional<Trainer> trainer;
-  bool trained = false;  ///< what is left is the evaluation for the report
+  std::optional<WeightReport> weights;  ///< of an initial checkpoint
+  bool trained = false;                 ///< what is left is the evaluation for the report
 };
 
 void load_data(Session& session) {
@@ -234,7 +267,7 @@ void set_start(Session& session) {
   if (checkpoint) {
     session.trainer->resume(*checkpoint);
   } else {
-    session.trainer->initialize();
+    session.weights = session.trainer->initialize(session.start.adaptation);
   }
 }
 
@@ -277,7 +310,7 @@ int finish(const Options& options, Session& session, TrainOutcome outcome, Conso
 }
 
 int run(const Options& options, Session& session, double bytes_before) {
-  const auto& [config, checkpoint, output] = session.start;
+  const auto& [config, checkpoint, output, adaptation] = session.start;
   make_trainer(session, options.device);
   set_start(session);
   std::error_code error;
@@ -286,6 +319,7 @@ int run(const Options& options, Session& session, double bytes_before) {
   write_file(output / "config.json", to_json(config).dump(2) + "\n");
   if (!options.json) {
     print_header(config, *session.trainer, *session.device, session.train, session.test, output);
+    if (session.weights) print_weights(config, *session.weights);
   }
   Console console(options.json, config.recipe.epochs);
   const TrainOutcome outcome = session.trainer->run(console, interrupted);
@@ -328,9 +362,9 @@ int train(const Options& options) {
     find_fault(*fault, [&] { return replay(options, *fault); });
   }
   Session session{.start = start_of(options), .device = open_device(options.device)};
-  const auto& [config, checkpoint, output] = session.start;
+  const auto& [config, checkpoint, output, adaptation] = session.start;
   if (config.recipe.epochs == 0) {
-    return write_untrained(config, output, session.device->traits(), options.json);
+    return write_untrained(session.start, session.device->traits(), options.json);
   }
   const double bytes_before = process_bytes("VmRSS");
   load_data(session);

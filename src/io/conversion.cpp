@@ -46,20 +46,24 @@ std::vector<char> converted(std::span<const float> numbers, DType dtype) {
   return elements;
 }
 
-std::vector<float> as_floats(std::span<const char> elements, DType dtype) {
-  std::vector<float> numbers(elements.size() / static_cast<std::size_t>(size_of(dtype)));
+void to_floats(std::span<const char> elements, DType dtype, float* numbers) {
   if (dtype == DType::f32) {
-    if (!numbers.empty()) std::memcpy(numbers.data(), elements.data(), elements.size());
-    return numbers;
+    if (!elements.empty()) std::memcpy(numbers, elements.data(), elements.size());
+    return;
   }
   if (dtype != DType::bf16 && dtype != DType::f16) {
     throw DeviceError("expected F32, BF16 or F16 elements, found " + std::string(to_string(dtype)));
   }
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    std::uint16_t bits = 0;
+  std::uint16_t bits = 0;
+  for (std::size_t i = 0; i < elements.size() / sizeof bits; ++i) {
     std::memcpy(&bits, elements.data() + i * sizeof bits, sizeof bits);
     numbers[i] = dtype == DType::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
   }
+}
+
+std::vector<float> as_floats(std::span<const char> elements, DType dtype) {
+  std::vector<float> numbers(elements.size() / static_cast<std::size_t>(size_of(dtype)));
+  to_floats(elements, dtype, numbers.data());
   return numbers;
 }
 

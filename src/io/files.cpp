@@ -98,6 +98,34 @@ void AtomicFile::commit() {
   sync_directory(directory_of(path_));
 }
 
+AtomicDirectory::AtomicDirectory(const std::filesystem::path& path)
+    : path_(path.has_filename() ? path : path.parent_path()) {
+  std::error_code error;
+  const bool taken =
+      std::filesystem::exists(path_, error) &&
+      !(std::filesystem::is_directory(path_, error) && std::filesystem::is_empty(path_, error));
+  if (taken) {
+    throw BadInput(one_line(path_.string()) +
+                   ": found something there, expected a new or an empty directory");
+  }
+  std::filesystem::create_directories(directory_of(path_), error);
+  if (error) throw IoError(one_line(path_.string()) + ": cannot create: " + error.message());
+  temporary_ = create_temporary(
+      path_, [](const std::filesystem::path& name) { return ::mkdir(name.c_str(), 0777) == 0; });
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  std::error_code ignored;
+  if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
+}
+
+void AtomicDirectory::commit() {
+  sync_directory(temporary_);
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(path_, "cannot replace", errno);
+  temporary_.clear();
+  sync_directory(directory_of(path_));
+}
+
 void write_file(const std::filesystem::path& path, std::string_view contents) {
   AtomicFile file(path);
   file.write(contents);

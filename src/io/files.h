@@ -29,6 +29,24 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+/// A directory under construction, beside its final place, which must be new or empty. Without
+/// `commit` nothing is left behind.
+class AtomicDirectory {
+ public:
+  /// Throws BadInput when there is something in that place, IoError when it cannot be written to.
+  explicit AtomicDirectory(const std::filesystem::path& path);
+  ~AtomicDirectory();
+  AtomicDirectory(const AtomicDirectory&) = delete;
+  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
+
+  /// A path inside, for writing.
+  std::filesystem::path operator/(const std::string& name) const { return temporary_ / name; }
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+};
+
 /// AtomicFile in one call.
 void write_file(const std::filesystem::path& path, std::string_view contents);
 

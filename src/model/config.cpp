@@ -4,37 +4,12 @@
 
 #include "io/files.h"
 #include "model/fields.h"
+#include "model/foreign_config.h"
 
 namespace vitrine {
 namespace {
 
 using nlohmann::json;
-
-// Keys that HuggingFace's ViT and timm's exports write and that change nothing here.
-constexpr std::array kIgnoredKeys = {"architectures",
-                                     "model_type",
-                                     "torch_dtype",
-                                     "dtype",
-                                     "transformers_version",
-                                     "label2id",
-                                     "problem_type",
-                                     "encoder_stride",
-                                     "pooler_act",
-                                     "pooler_output_size",
-                                     "return_dict",
-                                     "output_attentions",
-                                     "output_hidden_states",
-                                     "use_cache",
-                                     "_name_or_path",
-                                     "_attn_implementation",
-                                     "is_decoder",
-                                     "is_encoder_decoder",
-                                     "tie_word_embeddings",
-                                     "use_bfloat16",
-                                     "chunk_size_feed_forward",
-                                     "finetuning_task",
-                                     "torchscript",
-                                     "pruned_heads"};
 
 void read_image_size(JsonReader& reader, VitConfig& config) {
   reader.also_known("image_size");
@@ -47,16 +22,6 @@ void read_image_size(JsonReader& reader, VitConfig& config) {
     if (!found.is_number_integer()) reader.fail("image_size", found, "a number or [height, width]");
     config.image_height = config.image_width = reader.read<std::int64_t>("image_size", found);
   }
-}
-
-void read_hidden_act(JsonReader& reader, VitConfig& config) {
-  reader.also_known("hidden_act");
-  if (!reader.has("hidden_act")) return;
-  const json& found = reader.json()["hidden_act"];
-  if (!found.is_string()) reader.fail("hidden_act", found, "a name");
-  auto name = found.get<std::string>();
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh") name = "gelu_tanh";
-  config.hidden_act = enum_from<ActivationKind>(name, "hidden_act", reader.source());
 }
 
 // id2label maps "0", "1", … to names; num_labels and num_classes say the number only.
@@ -112,12 +77,9 @@ void expect_probability(double number, const std::string& source, const std::str
 }  // namespace
 
 void read_json(const json& document, const std::string& source, RunConfig& config) {
+  if (is_timm(document)) return read_timm(document, source, config);
   JsonReader reader(document, source);
-  for (const char* key : kIgnoredKeys) reader.also_known(key);
-  // HuggingFace's own default, which its files may leave unsaid.
-  if (reader.has("model_type") && document["model_type"] == "vit") {
-    config.model.layer_norm_eps = 1e-12;
-  }
+  read_huggingface(reader, config);
   read_image_size(reader, config.model);
   read_hidden_act(reader, config.model);
   read_classes(reader, config);

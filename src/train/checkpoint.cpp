@@ -13,6 +13,9 @@
 
 #include "io/files.h"
 #include "io/json_fields.h"
+#include "io/one_line.h"
+#include "model/foreign_config.h"
+#include "vitrine/exchange.h"
 #include "vitrine/safetensors.h"
 
 namespace vitrine {
@@ -22,6 +25,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
+constexpr const char* kWeightsFile = "model.safetensors";
 constexpr const char* kFirstMoment = "first_moment.";
 constexpr const char* kSecondMoment = "second_moment.";
 
@@ -177,24 +181,6 @@ void write_optimizer(const fs::path& file, const Plan& plan, const TensorViews& 
   write_safetensors(file, list);
 }
 
-/// Names for one line of text: the first few, and how many more.
-class ShortList {
- public:
-  void add(const std::string& item) {
-    constexpr int kShown = 6;
-    if (++count_ <= kShown) text_ += (count_ > 1 ? ", " : "") + item;
-    more_ = std::max(0, count_ - kShown);
-  }
-  std::string str(const std::string& title) const {
-    if (count_ == 0) return "";
-    return title + text_ + (more_ > 0 ? " and " + std::to_string(more_) + " more" : "");
-  }
-
- private:
-  std::string text_;
-  int count_ = 0, more_ = 0;
-};
-
 std::vector<float> load_flat(const SafetensorsFile& file, const Plan& plan,
                              const std::string& prefix) {
   std::vector<float> flat(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
@@ -242,7 +228,7 @@ void save_checkpoint(const fs::path& run, const RunConfig& config, const Plan& p
     fields(Writer{document}, state);
     document["recipe"] = recipe_json(config.recipe);
     document["preset"] = config.preset;
-    write_safetensors(directory / "model.safetensors", named_tensors(plan, tensors.weights));
+    write_safetensors(directory / kWeightsFile, named_tensors(plan, tensors.weights));
     write_optimizer(directory / "optimizer.safetensors", plan, tensors);
     write_file(directory / "config.json", model_json(config).dump(2) + "\n");
     write_file(directory / "trainer_state.json", document.dump(1) + "\n");
@@ -269,7 +255,10 @@ Checkpoint open_checkpoint(const fs::path& path) {
   const fs::path resolved = fs::canonical(checkpoint.directory, error);
   if (!error) checkpoint.directory = resolved;
   read_json_file(config.string(), checkpoint.config);
+  const fs::path preprocessor = checkpoint.directory / kPreprocessorFile;
+  if (fs::exists(preprocessor)) read_preprocessor_file(preprocessor, checkpoint.config.recipe);
   validate(checkpoint.config.model, config.string());
+  validate(checkpoint.config.recipe, config.string());
   if (!fs::exists(state)) return checkpoint;
   const std::string source = state.string();
   const json document = parse_json(read_file(state), source);
@@ -285,44 +274,28 @@ Checkpoint open_checkpoint(const fs::path& path) {
   return checkpoint;
 }
 
-std::vector<float> load_weights(const fs::path& path, const Plan& plan) {
-  const SafetensorsFile file(path);
-  std::set<std::string> expected;
-  ShortList missing, unexpected, misshaped;
-  for (const Parameter& parameter : plan.graph().parameters()) {
-    expected.insert(parameter.name);
-    const SafetensorsEntry* entry = file.find(parameter.name);
-    if (entry == nullptr) {
-      missing.add(parameter.name);
-    } else if (entry->shape != parameter.shape) {
-      misshaped.add(parameter.name + " (found " + entry->shape.str() + ", expected " +
-                    parameter.shape.str() + ")");
-    }
+fs::path weights_file(const fs::path& path) {
+  if (fs::is_regular_file(path)) return path;
+  const bool is_run = !fs::exists(path / kWeightsFile) && fs::exists(path / "last");
+  const fs::path file = (is_run ? path / "last" : path) / kWeightsFile;
+  if (!fs::exists(path)) throw BadInput(one_line(path.string()) + ": no such file or directory");
+  if (!fs::exists(file)) {
+    throw BadInput(one_line(path.string()) + ": found no " + kWeightsFile +
+                   ", expected a safetensors file, a checkpoint, a run or an export");
   }
-  for (const SafetensorsEntry& entry : file.entries()) {
-    if (!expected.contains(entry.name)) unexpected.add(entry.name);
-  }
-  const std::string problem =
-      missing.str("; missing ") + unexpected.str("; unexpected ") + misshaped.str("; wrong shape ");
-  if (!problem.empty()) {
-    throw BadInput(path.string() + ": does not fit the model" + problem);
-  }
-  std::vector<float> flat = load_flat(file, plan, "");
-  for (std::size_t i = 0; i < plan.graph().parameters().size(); ++i) {
-    const Parameter& parameter = plan.graph().parameters()[i];
-    const float* numbers = flat.data() + plan.parameter_offset(static_cast<int>(i));
-    if (!std::all_of(numbers, numbers + parameter.shape.elements(),
-                     [](float number) { return std::isfinite(number); })) {
-      throw BadInput(path.string() + ": " + parameter.name +
-                     ": found NaN or infinity, expected finite numbers");
-    }
-  }
+  return file;
+}
+
+std::vector<float> load_weights(const fs::path& file, const VitConfig& config, const Plan& plan) {
+  std::vector<float> flat(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
+  read_weights(file, config, plan, {}, flat);
   return flat;
 }
 
 Tensors load_tensors(const Checkpoint& checkpoint, const Plan& plan) {
   const SafetensorsFile moments(checkpoint.directory / "optimizer.safetensors");
-  return {.weights = load_weights(checkpoint.directory / "model.safetensors", plan),
+  const fs::path weights = checkpoint.directory / kWeightsFile;
+  return {.weights = load_weights(weights, checkpoint.config.model, plan),
           .first_moment = load_flat(moments, plan, kFirstMoment),
           .second_moment = load_flat(moments, plan, kSecondMoment)};
 }

@@ -179,8 +179,10 @@ std::int64_t Trainer::steps_per_epoch() const {
   return config_.recipe.drop_last ? train_.size() / images : (train_.size() + images - 1) / images;
 }
 
-void Trainer::initialize() {
-  optimizer_.upload_weights(initial_weights(config_.model, plan_, config_.recipe.seed));
+std::optional<WeightReport> Trainer::initialize(const Adaptation& adaptation) {
+  std::optional<WeightReport> report;
+  optimizer_.upload_weights(start_weights(config_, plan_, adaptation, report));
+  return report;
 }
 
 void Trainer::resume(const Checkpoint& checkpoint) {

@@ -1,0 +1,39 @@
+// vitrine export: a checkpoint as timm or HuggingFace transformers reads it.
+#include <cstdio>
+#include <memory>
+
+#include "cli/commands.h"
+#include "vitrine/exchange.h"
+
+namespace vitrine {
+namespace {
+
+struct Options {
+  std::string checkpoint, format, output;
+};
+
+int export_to(const Options& options) {
+  const bool timm = options.format == "timm";
+  export_checkpoint(open_checkpoint(options.checkpoint),
+                    timm ? ExportFormat::timm : ExportFormat::huggingface, options.output);
+  std::printf("Exported for %s: %s\n", timm ? "timm" : "HuggingFace transformers",
+              options.output.c_str());
+  return 0;
+}
+
+}  // namespace
+
+Command add_export(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("export", "Write a checkpoint as timm or HuggingFace transformers has it");
+  command->add_option("checkpoint,--checkpoint", options->checkpoint, "a run or a checkpoint")
+      ->required();
+  command->add_option("--format", options->format, "timm or hf")
+      ->required()
+      ->check(CLI::IsMember({"timm", "hf"}));
+  command->add_option("-o,--output", options->output, "a new or empty directory")->required();
+  return [options] { return export_to(*options); };
+}
+
+}  // namespace vitrine
