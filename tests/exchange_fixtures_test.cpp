@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "temporary_directory.h"
 #include "vit_run.h"
 #include "vitrine/checkpoint.h"
 
@@ -104,6 +105,44 @@ TEST_P(ExchangeFixtures, EveryTensorIsAccountedFor) {
   const std::vector<std::string> head = {"head.weight", "head.bias"};
   EXPECT_EQ(report.initial, GetParam().has_head ? std::vector<std::string>{} : head);
   EXPECT_EQ(report.positions, "");
+}
+
+// Each tensor by itself: under another name, and in another shape.
+TEST_P(ExchangeFixtures, EveryTensorIsMissed) {
+  const VitConfig model = config().model;
+  const Plan plan = plan_vit(model, {.training = false}, 1, device_->traits());
+  const std::vector<float> before = initial(model, plan);
+  const RawSafetensors good(directory_ / "model.safetensors");
+  const TemporaryDirectory scratch;
+  const fs::path file = scratch / "damaged.safetensors";
+  auto expect_error = [&](const RawSafetensors& damaged, const std::vector<std::string>& parts) {
+    damaged.write(file);
+    std::vector<float> weights = before;
+    std::string message;
+    try {
+      read_weights(file, model, plan, adaptation(), weights);
+    } catch (const BadInput& error) {
+      message = error.what();
+    }
+    EXPECT_NE(message.find("damaged.safetensors: does not fit the model"), std::string::npos)
+        << message;
+    for (const std::string& part : parts) {
+      EXPECT_NE(message.find(part), std::string::npos) << part << "\nin: " << message;
+    }
+    EXPECT_EQ(weights, before);
+  };
+  for (const std::string& name : good.names()) {
+    const auto& ignored = GetParam().ignored;
+    if (std::find(ignored.begin(), ignored.end(), name) != ignored.end()) continue;
+    SCOPED_TRACE(name);
+    RawSafetensors damaged = good;
+    damaged.rename(name, name + "s");
+    expect_error(damaged, {"missing " + name, "unexpected " + name + "s"});
+    damaged = good;
+    auto& shape = damaged.header[name]["shape"];
+    shape.insert(shape.begin(), 1);
+    expect_error(damaged, {"wrong shape " + name, "found [1, "});
+  }
 }
 
 TEST_P(ExchangeFixtures, Configuration) {
