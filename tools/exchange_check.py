@@ -351,7 +351,7 @@ def run_case(vitrine, case, arguments):
 
 
 def print_row(library, case, error, verdict):
-    print(f"{library:22} {case:42} {'' if error is None else f'{error:.1e}':>9}  {verdict}",
+    print(f"{library:24} {case:48} {'' if error is None else f'{error:.1e}':>9}  {verdict}",
           flush=True)
 
 
