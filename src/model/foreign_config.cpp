@@ -171,6 +171,12 @@ void read_preprocessor_file(const std::filesystem::path& path, Recipe& recipe) {
   if (std::abs(factor - kRescale) > 1e-6) {
     reader.fail("rescale_factor", document["rescale_factor"], "1/255");
   }
+  if (std.size() != mean.size()) {
+    reader.fail("image_std", json(std), "as many numbers as image_mean has");
+  }
+  if (!std::all_of(std.begin(), std.end(), [](float number) { return number > 0; })) {
+    reader.fail("image_std", json(std), "positive numbers");
+  }
   recipe.mean = normalizes ? mean : std::vector<float>{};
   recipe.std = normalizes ? std : std::vector<float>{};
 }
