@@ -12,6 +12,7 @@
 #include "io/files.h"
 #include "io/one_line.h"
 #include "train/image_pass.h"
+#include "vitrine/exchange.h"
 #include "vitrine/safetensors.h"
 #include "vitrine/trainer.h"
 
