@@ -59,6 +59,8 @@ struct Changer {
       member = 0.1 * count + 1.0 / 3.0;
     } else if constexpr (std::is_same_v<T, std::string>) {
       member = "text \"" + std::to_string(count) + "\"";
+    } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+      member = {"blocks." + std::to_string(count), "text \"" + std::to_string(count) + "\""};
     } else {
       member = {static_cast<typename T::value_type>(0.1 * count),
                 static_cast<typename T::value_type>(1.0 / 7.0)};

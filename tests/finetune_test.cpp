@@ -329,8 +329,8 @@ TEST(FreezeProgram, InspectAndTrainSayWhatIsTrained) {
   const TemporaryDirectory directory;
   const std::string run = directory / "run";
   std::vector<std::string> train = {
-      "train",    "--preset", "mnist-tutorial", "--max-steps", "1", "--device", "cpu",
-      "--output", run,        "--freeze",       "backbone"};
+      "train",       "--preset", "mnist-tutorial", "--dataset", "digits",   "--device", "cpu",
+      "--max-steps", "1",        "--output",       run,         "--freeze", "backbone"};
   const ProgramResult trained = run_program_with(train);
   ASSERT_EQ(trained.code, 0) << trained.err;
   const std::int64_t all = graph_of(preset("mnist-tutorial").model, {}).parameter_count();
@@ -339,12 +339,12 @@ TEST(FreezeProgram, InspectAndTrainSayWhatIsTrained) {
       std::string::npos)
       << trained.out;
 
-  train[8] = directory / "refused";
+  train[10] = directory / "refused";
   train.back() = "bloks.0";
   const ProgramResult refused = run_program_with(train);
   EXPECT_EQ(refused.code, 2);
   EXPECT_NE(refused.err.find("freeze: found \"bloks.0\""), std::string::npos) << refused.err;
-  EXPECT_FALSE(std::filesystem::exists(train[8]));
+  EXPECT_FALSE(std::filesystem::exists(train[10]));
 }
 
 }  // namespace
