@@ -7,10 +7,12 @@
 //
 //   error <= 2 · error of PyTorch in float32 + tiny
 //
-// for losses with tiny = 1e-4, what gradients may be off by; for what the steps added to a tensor
-// 1e-3: Adam moves an element by about the learning rate however small its gradient, and a ReLU
-// opens or closes. 1e-3 of the norm is one element of a million that went another way.
-// Decay, moments, their corrections and epsilon each weigh more.
+// with tiny = 1e-4 for losses, what gradients may be off by, and 1e-3 for what the steps added to a
+// tensor: Adam moves an element by about the learning rate however small its gradient, and 1e-3 of
+// the norm is one element of a million that went another way. Decay, moments, their corrections and
+// epsilon each weigh more. ReLUs make the steps discontinuous: rounding opens or closes a unit, and
+// one of 2048 is 2 % of its bias' norm. There tiny = 1e-3 and 3e-2; in step 1, as the tool sees to,
+// no input of a ReLU lies that near to zero.
 //
 // A constant added to the scores of a query leaves its softmax alone: the gradient of the keys'
 // part of a qkv bias is zero, what is computed is rounding noise, and Adam steps as far for noise.
@@ -38,7 +40,7 @@ namespace vitrine::pytorch {
 
 inline constexpr const char* kModels[] = {"mnist-tutorial", "notes-encoder", "d2l-224",
                                           "cifar10-small", "timm-32"};
-inline constexpr double kLogitBound = 1e-5, kGradientBound = 1e-4, kUpdateBound = 1e-3;
+inline constexpr double kLogitBound = 1e-5, kGradientBound = 1e-4;
 
 // The formula ------------------------------------------------------------------------------------
 
@@ -62,7 +64,7 @@ inline double scale_of(const std::string& name, const Shape& shape) {
   double scale = 1.0;
   if (name.ends_with("bias")) {
     scale = 0.5;
-  } else if (!token && name != "pos_embed" && name != "images") {
+  } else if (!token && name != "pos_embed" && !name.starts_with("images")) {
     const std::int64_t fan_in =
         patch ? shape.elements() / shape[0] : shape[static_cast<int>(shape.rank()) - 1];
     while (scale * scale * static_cast<double>(fan_in) > 3) scale /= 2;
@@ -159,7 +161,7 @@ class Values {
 
   void draw_batch() {
     images_.resize(static_cast<std::size_t>(images_shape().elements()));
-    draw("images", images_shape(), images_.data());
+    draw(text("images"), images_shape(), images_.data());
     for (std::int64_t i = 0; i < batch(); ++i) {
       const std::uint64_t k = hash(fnv1a64("labels"), i) >> 40;
       labels_.push_back(static_cast<std::int32_t>(k % model().num_classes));
@@ -320,8 +322,10 @@ inline void expect_first_step(const Values& values, const Plan& plan, const Outc
 }
 
 inline void expect_all_steps(const Values& values, const Plan& plan, const Outcome& outcome) {
+  const bool smooth = values.model().hidden_act != ActivationKind::relu;
+  const double loss_tiny = smooth ? 1e-4 : 1e-3, update_tiny = smooth ? 1e-3 : 3e-2;
   EXPECT_LE(relative_error(outcome.losses, values.stored("loss")),
-            2.0 * static_cast<double>(values.stored("float32.loss").at(0)) + kGradientBound)
+            2.0 * static_cast<double>(values.stored("float32.loss").at(0)) + loss_tiny)
       << "losses";
   // A step of Adam goes 1 / sqrt(1 − beta2) learning rates at most, and hardly ever more than one.
   const double noise = 2.0 * static_cast<double>(values.steps()) * values.config().recipe.lr;
@@ -333,7 +337,7 @@ inline void expect_all_steps(const Values& values, const Plan& plan, const Outco
     for (std::size_t i = 0; i < update.size(); ++i) update[i] -= from[i];
     const double float32 = values.stored("float32." + parameters[p].name).at(1);
     EXPECT_LE(tensor_error(values, "update.", parameters[p].name, update, noise),
-              2.0 * float32 + kUpdateBound)
+              2.0 * float32 + update_tiny)
         << "update of " << parameters[p].name;
   }
 }
