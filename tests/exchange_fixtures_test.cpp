@@ -180,16 +180,16 @@ TEST(ResamplePositions, AsTimm) {
   EXPECT_EQ(file.entries().size(), 2 * cases.size());
   constexpr std::int64_t kHidden = 6;
   constexpr double kTimmEpsilons = 8;  // relative error 1e-6
-  for (const auto& [name, from, to, prefix] : cases) {
-    SCOPED_TRACE(name);
+  for (const ResampleCase& c : cases) {
+    SCOPED_TRACE(c.name);
     auto read = [&](const char* end, PatchGrid grid) {
-      const Shape shape{1, prefix + grid.rows * grid.columns, kHidden};
-      std::vector<float> table = file.read_f32(std::string(name) + end, shape);
-      table.erase(table.begin(), table.begin() + prefix * kHidden);
+      const Shape shape{1, c.prefix + grid.rows * grid.columns, kHidden};
+      std::vector<float> table = file.read_f32(std::string(c.name) + end, shape);
+      table.erase(table.begin(), table.begin() + c.prefix * kHidden);
       return table;
     };
-    expect_near_norm(resample_positions(read(".from", from), from, to, kHidden), read(".to", to),
-                     kTimmEpsilons, name);
+    expect_near_norm(resample_positions(read(".from", c.from), c.from, c.to, kHidden),
+                     read(".to", c.to), kTimmEpsilons, c.name);
   }
 }
 

@@ -12,7 +12,7 @@ compared by the norm of their difference, relative to the norm of the library's;
 ways are done at real sizes (ViT-Ti/16 at 224 pixels) and with the options that change names or
 numbers. Positions for another image size and new heads are held against timm's.
 
-Prints a table; exit status 1 when a case fails. Cases of libraries that are not installed are
+Prints a table; exit status 1 when a case fails or none ran. Cases of libraries not installed are
 "not run". transformers 4 and 5 are checked by one environment each.
 """
 
