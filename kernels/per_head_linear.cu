@@ -193,17 +193,17 @@ __host__ __device__ __forceinline__ std::int64_t weight_size(const PerHeadLinear
   return args.parts * args.heads * args.head_size * args.head_size;
 }
 
-/// dweight and dbias from the workspace, by one block.
+/// dweight and dbias from the workspace, by one block. What nobody asked for is added up and left,
+/// so that the order of the sums, and with it their bits, does not depend on it.
 template <int kVector>
 __device__ __forceinline__ void add_runs(const PerHeadLinearBackward& args, std::int64_t num_runs,
                                          float (*tile)[kThreads]) {
   const std::int64_t weights = weight_size(args), stride = weights + weights / args.head_size;
-  const std::int64_t begin = args.dweight ? 0 : weights, end = args.dbias ? stride : weights;
-  const Shares shares((end - begin) / kVector);
-  for (std::int64_t first = begin; first < end; first += shares.slots * kVector) {
+  const Shares shares(stride / kVector);
+  for (std::int64_t first = 0; first < stride; first += shares.slots * kVector) {
     const std::int64_t i = first + shares.slot * kVector;
     float sum[kVector] = {};
-    if (i < end && shares.lane < shares.lanes) {
+    if (i < stride && shares.lane < shares.lanes) {
 #pragma unroll 8
       for (std::int64_t run = shares.lane; run < num_runs; run += shares.lanes) {
         float part[kVector];
@@ -213,8 +213,9 @@ __device__ __forceinline__ void add_runs(const PerHeadLinearBackward& args, std:
       }
     }
     add_lanes(sum, tile, shares);
-    if (i >= end || shares.lane > 0) continue;
-    float* out = i < weights ? args.dweight.data + i : args.dbias.data + (i - weights);
+    const bool is_weight = i < weights;
+    if (i >= stride || shares.lane > 0 || !(is_weight ? args.dweight : args.dbias)) continue;
+    float* out = is_weight ? args.dweight.data + i : args.dbias.data + (i - weights);
     float before[kVector] = {};
     if (args.accumulate) load(before, out);
 #pragma unroll
