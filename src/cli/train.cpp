@@ -1,8 +1,5 @@
 // vitrine train: from data to checkpoints and a report.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -11,7 +8,7 @@
 #include "cli/commands.h"
 #include "cli/fault_replay.h"
 #include "cli/flags.h"
-#include "cli/progress.h"
+#include "cli/train_console.h"
 #include "io/files.h"
 #include "vitrine/trainer.h"
 
@@ -25,71 +22,6 @@ struct Options {
   std::string output, resume;
   DeviceOptions device;
   bool json = false;
-};
-
-/// Prints what happens: a bar on a terminal, lines in a pipe, JSON lines with --json.
-class Console final : public TrainObserver {
- public:
-  Console(bool json, std::int64_t epochs)
-      : json_(json), epochs_(epochs), progress_(stderr, isatty(STDERR_FILENO) != 0) {}
-
-  void on_epoch_begin(std::int64_t epoch, std::int64_t images) override {
-    if (json_) return;
-    progress_.begin("Epoch " + std::to_string(epoch) + "/" + std::to_string(epochs_), images);
-  }
-
-  void on_step(std::int64_t images) override {
-    if (!json_) progress_.update(images, status_);
-  }
-
-  void on_log(std::int64_t images, const StepRecord& record, double top1,
-              std::int64_t skipped) override {
-    if (json_) return;
-    char status[96];
-    std::snprintf(status, sizeof status, "loss %.4f  top-1 %.2f %%", record.loss, 100 * top1);
-    status_ = status;
-    if (skipped > 0) status_ += "  skipped " + std::to_string(skipped);
-    progress_.update(images, status_, /*line=*/true);
-  }
-
-  void on_notice(const std::string& line) override {
-    std::fprintf(stderr, "vitrine: %s\n", line.c_str());
-  }
-
-  void on_evaluate(std::int64_t images, std::int64_t of) override {
-    if (json_) return;
-    if (!evaluating_) progress_.begin("Test", of);
-    evaluating_ = images < of;
-    progress_.update(images, "");
-    if (!evaluating_) progress_.end("");
-  }
-
-  void on_epoch_end(const EpochRecord& r, bool best) override {
-    if (json_) {
-      std::printf("%s\n", to_json(r).dump().c_str());
-      std::fflush(stdout);
-      return;
-    }
-    char line[224];
-    std::snprintf(line, sizeof line,
-                  "Epoch %lld/%lld loss: %.4f  test loss %.4f  top-1 %.2f %%  top-5 %.2f %%  "
-                  "%s images/s  %s%s%s",
-                  static_cast<long long>(r.epoch), static_cast<long long>(epochs_), r.train_loss,
-                  r.test_loss, 100 * r.test_top1, 100 * r.test_top5,
-                  format_count(std::llround(r.images_per_second)).c_str(),
-                  format_duration(r.seconds).c_str(), best ? "  *" : "",
-                  r.skipped_steps > 0
-                      ? ("  skipped " + std::to_string(r.skipped_steps) + " steps").c_str()
-                      : "");
-    progress_.end(line);
-  }
-
- private:
-  bool json_;
-  std::int64_t epochs_;
-  bool evaluating_ = false;
-  std::string status_;
-  Progress progress_;
 };
 
 // A figure of /proc/self/status in bytes; 0 where there is none.
@@ -118,10 +50,6 @@ void create_output(const fs::path& output) {
   std::error_code error;
   fs::create_directories(output, error);
   if (error) throw IoError(output.string() + ": cannot create: " + error.message());
-}
-
-void print_weights(const RunConfig& config, const WeightReport& report) {
-  std::printf("Weights: %s: %s\n", config.recipe.initial_checkpoint.c_str(), report.str().c_str());
 }
 
 /// What a run starts from.
@@ -153,39 +81,6 @@ int write_untrained(Start& start, const DeviceTraits& traits, bool json) {
     std::printf("Untrained checkpoint: %s\n", checkpoint.c_str());
   }
   return 0;
-}
-
-void print_header(const RunConfig& config, const Trainer& trainer, const Device& device,
-                  const Dataset& train, const Dataset& test, const fs::path& output) {
-  const VitConfig& m = config.model;
-  const Chunking& chunking = trainer.plan().chunking();
-  std::printf("Using device: %s (%s)\n", device.traits().name.c_str(),
-              device.traits().description.c_str());
-  std::printf(
-      "Model: %s, %s parameters, %lldx%lldx%lld, patch %lld, %lld tokens, width %lld, "
-      "%lld blocks, %lld heads\n",
-      config.preset.empty() ? "vit" : config.preset.c_str(),
-      format_count(trainer.plan().graph().parameter_count()).c_str(),
-      static_cast<long long>(m.image_height), static_cast<long long>(m.image_width),
-      static_cast<long long>(m.num_channels), static_cast<long long>(m.patch_size),
-      static_cast<long long>(m.tokens()), static_cast<long long>(m.hidden_size),
-      static_cast<long long>(m.num_hidden_layers), static_cast<long long>(m.num_attention_heads));
-  if (!config.recipe.freeze.empty()) {
-    std::string frozen;
-    for (const std::string& prefix : config.recipe.freeze) frozen += " " + prefix;
-    std::printf("Training %s of %s parameters (freeze%s)\n",
-                format_count(trainer.plan().graph().trained_parameter_count()).c_str(),
-                format_count(trainer.plan().graph().parameter_count()).c_str(), frozen.c_str());
-  }
-  std::printf("Data: %s, %s training and %s test images, %lld classes\n", train.name.c_str(),
-              format_count(train.size()).c_str(), format_count(test.size()).c_str(),
-              static_cast<long long>(train.num_classes()));
-  std::printf("Plan: batch %lld in %lld chunk%s of %lld, %s in all\n",
-              static_cast<long long>(chunking.batch), static_cast<long long>(chunking.count),
-              chunking.count == 1 ? "" : "s", static_cast<long long>(chunking.rows),
-              format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
-  std::printf("Output: %s\n", output.c_str());
-  std::fflush(stdout);
 }
 
 // The model of an initial checkpoint, with its normalisation and class names.
