@@ -27,14 +27,14 @@ Words operator+(Words a, const Words& b) {
   return a;
 }
 
-class ExchangeProgram : public testing::TestWithParam<ExchangeFixture> {
+class FixturesProgram : public testing::TestWithParam<ExchangeFixture> {
  protected:
-  ExchangeProgram() : program_(fs::absolute(program_path()).string()), home_(fs::current_path()) {
+  FixturesProgram() : program_(fs::absolute(program_path()).string()), home_(fs::current_path()) {
     ::setenv("VITRINE_PROGRAM", program_.c_str(), 1);
     fs::copy(exchange_directory() / GetParam().name, directory_ / "model");
     fs::current_path(directory_.path());
   }
-  ~ExchangeProgram() override { fs::current_path(home_); }
+  ~FixturesProgram() override { fs::current_path(home_); }
 
   static std::map<std::string, fs::file_time_type> files() {
     std::map<std::string, fs::file_time_type> found;
@@ -91,7 +91,7 @@ class ExchangeProgram : public testing::TestWithParam<ExchangeFixture> {
   fs::path home_;
 };
 
-TEST_P(ExchangeProgram, Step) {
+TEST_P(FixturesProgram, Step) {
   if (!GetParam().has_head) {
     expect_failure(step() + kNewHead,
                    {"model/model.safetensors: ", "missing classifier.weight", "--num-classes 3"});
@@ -105,7 +105,7 @@ TEST_P(ExchangeProgram, Step) {
 }
 
 // What predict makes of a picture is what step makes of it, normalised as the files say.
-TEST_P(ExchangeProgram, Predict) {
+TEST_P(FixturesProgram, Predict) {
   if (!GetParam().has_head) return;
   const RunConfig config = open_checkpoint("model").config;
   const VitConfig& m = config.model;
@@ -144,7 +144,7 @@ TEST_P(ExchangeProgram, Predict) {
 }
 
 // A library's own file comes back tensor by tensor, bit by bit, and its configuration with it.
-TEST_P(ExchangeProgram, ExportGivesBack) {
+TEST_P(FixturesProgram, ExportGivesBack) {
   if (!GetParam().has_head) return;
   const bool timm = GetParam().naming == Naming::timm;
   const bool own_names = GetParam().naming == Naming::huggingface_v4;
@@ -172,7 +172,7 @@ TEST_P(ExchangeProgram, ExportGivesBack) {
                    expected.read_f32("logits", shape), 80, "logits");
 }
 
-TEST_P(ExchangeProgram, Truncated) {
+TEST_P(FixturesProgram, Truncated) {
   const std::string contents = read_file("model/model.safetensors");
   const std::size_t header = contents.find('}', contents.rfind("data_offsets"));
   for (const std::size_t bytes : {std::size_t{0}, std::size_t{7}, std::size_t{8}, header / 2,
@@ -183,7 +183,7 @@ TEST_P(ExchangeProgram, Truncated) {
   }
 }
 
-TEST_P(ExchangeProgram, RenamedAndReshaped) {
+TEST_P(FixturesProgram, RenamedAndReshaped) {
   const RawSafetensors good("model/model.safetensors");
   for (const char* part : {"pos", "qkv.weight", "query.weight", "q_proj.weight", "in_proj"}) {
     const auto names = good.names();
@@ -204,7 +204,7 @@ TEST_P(ExchangeProgram, RenamedAndReshaped) {
   }
 }
 
-TEST_P(ExchangeProgram, OverlapAndNan) {
+TEST_P(FixturesProgram, OverlapAndNan) {
   const RawSafetensors good("model/model.safetensors");
   std::vector<std::string> names = good.names();
   std::erase_if(names, [](const std::string& name) { return name.find("norm") == name.npos; });
@@ -231,7 +231,7 @@ struct Damage {
   json value;
 };
 
-TEST_P(ExchangeProgram, DamagedConfiguration) {
+TEST_P(FixturesProgram, DamagedConfiguration) {
   const std::string name = GetParam().name;
   std::vector<Damage> list;
   if (name.starts_with("timm")) {
@@ -280,7 +280,7 @@ TEST_P(ExchangeProgram, DamagedConfiguration) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ExchangeProgram, testing::ValuesIn(exchange_fixtures()),
+INSTANTIATE_TEST_SUITE_P(All, FixturesProgram, testing::ValuesIn(exchange_fixtures()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
