@@ -82,10 +82,10 @@ TEST(HuggingFaceConfig, Preprocessor) {
   const TemporaryDirectory directory;
   const auto read_text = [&](const char* text) {
     write_file(directory / kPreprocessorFile, text);
-    Recipe recipe;
-    recipe.mean = recipe.std = {9.0f};
-    read_preprocessor_file(directory / kPreprocessorFile, recipe);
-    return std::make_pair(recipe.mean, recipe.std);
+    RunConfig config;
+    config.recipe.mean = config.recipe.std = {9.0f};
+    read_preprocessor_file(directory / kPreprocessorFile, config);
+    return std::make_pair(config.recipe.mean, config.recipe.std);
   };
   using Floats = std::vector<float>;
   EXPECT_EQ(read_text(R"({"do_normalize": true, "image_mean": [0.25, 0.5, 0.75], "size": 224,
@@ -94,6 +94,11 @@ TEST(HuggingFaceConfig, Preprocessor) {
   EXPECT_EQ(read_text(R"({"do_normalize": false, "image_mean": [1], "image_std": [1]})"),
             std::make_pair(Floats{}, Floats{}));
   EXPECT_EQ(read_text("{}"), std::make_pair(Floats{0.5f}, Floats{0.5f}));
+  EXPECT_NE(
+      error_of([&] { read_text(R"({"image_mean": [0.5, 0.5], "image_std": [0.5, 0.5]})"); })
+          .find("preprocessor_config.json: image_mean: found [0.5,0.5], expected one number or "
+                "one for each of 3 channels"),
+      std::string::npos);
   EXPECT_NE(error_of([&] {
               read_text(R"({"rescale_factor": 0.0078})");
             }).find("preprocessor_config.json: rescale_factor: found 0.0078, expected 1/255"),

@@ -218,6 +218,33 @@ TEST_F(ExchangeTest, PositionsForAnotherGrid) {
   }
 }
 
+TEST_F(ExchangeTest, PositionsOfAKnownGrid) {
+  const PatchGrid from{2, 3};
+  VitConfig turned = config_.model;  // 3x2 patches: as many, elsewhere
+  std::swap(turned.image_height, turned.image_width);
+  expect_reading_error(ours_, turned,
+                       {"wrong shape pos_embed (found 2x3 patches, expected 3x2)",
+                        "--image-size 12,8 interpolates positions"},
+                       {.grid = from});
+  write_safetensors(file_, ours_);
+  const std::vector<float> table = tensor_of(plan_, tensors_.weights, "pos_embed");
+  for (const PatchGrid to : {PatchGrid{3, 2}, PatchGrid{2, 3}, PatchGrid{4, 4}}) {
+    VitConfig other = config_.model;
+    other.image_height = to.rows * other.patch_size;
+    other.image_width = to.columns * other.patch_size;
+    const Plan plan = plan_of(other);
+    std::vector<float> weights(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
+    const WeightReport report =
+        read_weights(file_, other, plan, {.new_resolution = true, .grid = from}, weights);
+    EXPECT_EQ(report.positions.empty(), to == from);
+    std::vector<float> expected(table.begin(), table.begin() + 12);
+    const std::vector<float> patches =
+        resample_positions(std::span(table).subspan(12), from, to, 12);
+    expected.insert(expected.end(), patches.begin(), patches.end());
+    EXPECT_EQ(tensor_of(plan, weights, "pos_embed"), expected);
+  }
+}
+
 TEST_F(ExchangeTest, PositionsThatNobodyInterpolates) {
   VitConfig larger = config_.model;  // 2x3 patches are no square
   larger.image_height = larger.image_width = 16;

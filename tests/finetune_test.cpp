@@ -249,7 +249,11 @@ class FrozenTraining : public testing::Test {
     RunConfig config = config_;
     config.recipe.max_steps = max_steps;
     Trainer trainer(*device_, config, train_, test_, output);
-    from != nullptr ? trainer.resume(*from) : trainer.initialize();
+    if (from != nullptr) {
+      trainer.resume(*from);
+    } else {
+      trainer.initialize();
+    }
     TrainObserver silent;
     const std::atomic<bool> never{false};
     trainer.run(silent, never);

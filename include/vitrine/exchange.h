@@ -24,10 +24,17 @@ namespace vitrine {
 enum class Naming : std::uint8_t { timm, huggingface_v4, huggingface_v5, torchvision };
 std::string_view to_string(Naming naming);
 
+/// A grid of patches.
+struct PatchGrid {
+  std::int64_t rows = 0, columns = 0;
+  bool operator==(const PatchGrid&) const = default;
+};
+
 /// What may differ between a file and the model that starts from it.
 struct Adaptation {
   bool new_head = false;        ///< head.* stay as they are where the file has none that fit
   bool new_resolution = false;  ///< positions are interpolated to the model's grid of patches
+  std::optional<PatchGrid> grid = {};  ///< of the file's positions; unknown: a square
 };
 
 /// What became of a file's tensors; the strict counterpart is an error that lists the names.
@@ -54,12 +61,6 @@ WeightReport read_weights(const std::filesystem::path& file, const VitConfig& co
 /// with a `report` of them where there is one. Throws BadInput.
 std::vector<float> start_weights(const RunConfig& config, const Plan& plan,
                                  const Adaptation& adaptation, std::optional<WeightReport>& report);
-
-/// A grid of patches.
-struct PatchGrid {
-  std::int64_t rows = 0, columns = 0;
-  bool operator==(const PatchGrid&) const = default;
-};
 
 /// Positions [rows·columns, hidden] for another grid: bicubic (a = −1/2) with antialiasing, as
 /// timm's resample_abs_pos_embed, which is torch.nn.functional.interpolate(mode="bicubic",

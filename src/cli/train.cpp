@@ -83,23 +83,40 @@ int write_untrained(Start& start, const DeviceTraits& traits, bool json) {
   return 0;
 }
 
-// The model of an initial checkpoint, with its normalisation and class names.
-RunConfig model_of(const ConfigFlags& flags) {
-  const fs::path weights = weights_file(flags.text("initial_checkpoint"));
-  const Checkpoint source =
-      open_checkpoint(weights.has_parent_path() ? weights.parent_path() : ".");
-  const VitConfig& model = source.config.model;
-  if (flags.has("image_size") && model.image_height != model.image_width) {
-    throw BadInput("--image-size: found positions of images of " +
-                   std::to_string(model.image_height) + "x" + std::to_string(model.image_width) +
-                   " in " + weights.string() + ", expected square ones");
+// What lies beside an initial checkpoint's weights.
+std::optional<RunConfig> config_beside(const std::string& initial_checkpoint) {
+  const fs::path weights = weights_file(initial_checkpoint);
+  const fs::path directory = weights.has_parent_path() ? weights.parent_path() : ".";
+  if (!fs::exists(directory / "config.json")) return {};
+  return open_checkpoint(directory).config;
+}
+
+// Its model, normalisation and class names.
+RunConfig model_of(const std::string& initial_checkpoint) {
+  const std::optional<RunConfig> source = config_beside(initial_checkpoint);
+  if (!source) {
+    throw BadInput(initial_checkpoint +
+                   ": found no config.json beside the weights, expected one, or --preset or "
+                   "--config");
   }
   RunConfig config;
-  config.model = model;
-  config.class_names = source.config.class_names;
-  config.recipe.mean = source.config.recipe.mean;
-  config.recipe.std = source.config.recipe.std;
+  config.model = source->model;
+  config.class_names = source->class_names;
+  config.recipe.mean = source->recipe.mean;
+  config.recipe.std = source->recipe.std;
   return config;
+}
+
+Adaptation adaptation_of(const ConfigFlags& flags, const Recipe& recipe) {
+  Adaptation adaptation{.new_head = flags.has("num_classes"),
+                        .new_resolution = flags.has("image_size")};
+  if (recipe.initial_checkpoint.empty()) return adaptation;
+  if (const std::optional<RunConfig> source = config_beside(recipe.initial_checkpoint)) {
+    const VitConfig& model = source->model;
+    adaptation.grid =
+        PatchGrid{model.image_height / model.patch_size, model.image_width / model.patch_size};
+  }
+  return adaptation;
 }
 
 Start start_of(const Options& options) {
@@ -123,9 +140,9 @@ Start start_of(const Options& options) {
     throw BadInput(
         "train: found no model, expected --preset, --config, --initial-checkpoint or --resume");
   }
-  start.config = options.flags.resolve(of_initial ? model_of(options.flags) : RunConfig{});
-  start.adaptation = {.new_head = options.flags.has("num_classes"),
-                      .new_resolution = options.flags.has("image_size")};
+  start.config = options.flags.resolve(
+      of_initial ? model_of(options.flags.text("initial_checkpoint")) : RunConfig{});
+  start.adaptation = adaptation_of(options.flags, start.config.recipe);
   if (start.output.empty()) start.output = default_output(start.config);
   return start;
 }

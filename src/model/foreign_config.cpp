@@ -155,7 +155,7 @@ void read_huggingface(JsonReader& reader, RunConfig& config) {
   }
 }
 
-void read_preprocessor_file(const std::filesystem::path& path, Recipe& recipe) {
+void read_preprocessor_file(const std::filesystem::path& path, RunConfig& config) {
   const json document = parse_json(read_file(path), path.string());
   JsonReader reader(document, path.string());
   bool normalizes = true, rescales = true;
@@ -171,14 +171,19 @@ void read_preprocessor_file(const std::filesystem::path& path, Recipe& recipe) {
   if (std::abs(factor - kRescale) > 1e-6) {
     reader.fail("rescale_factor", document["rescale_factor"], "1/255");
   }
+  const std::int64_t channels = config.model.num_channels;
+  if (mean.size() != 1 && static_cast<std::int64_t>(mean.size()) != channels) {
+    reader.fail("image_mean", json(mean),
+                "one number or one for each of " + std::to_string(channels) + " channels");
+  }
   if (std.size() != mean.size()) {
     reader.fail("image_std", json(std), "as many numbers as image_mean has");
   }
   if (!std::all_of(std.begin(), std.end(), [](float number) { return number > 0; })) {
     reader.fail("image_std", json(std), "positive numbers");
   }
-  recipe.mean = normalizes ? mean : std::vector<float>{};
-  recipe.std = normalizes ? std : std::vector<float>{};
+  config.recipe.mean = normalizes ? mean : std::vector<float>{};
+  config.recipe.std = normalizes ? std : std::vector<float>{};
 }
 
 bool is_timm(const json& document) {

@@ -18,8 +18,9 @@ void read_hidden_act(JsonReader& reader, VitConfig& config);
 /// leaves unsaid. Throws BadInput when that is no ViT.
 void read_huggingface(JsonReader& reader, RunConfig& config);
 
-/// Mean and standard deviation of an image processor; none where it does not normalise.
-void read_preprocessor_file(const std::filesystem::path& path, Recipe& recipe);
+/// Mean and standard deviation of an image processor, for one or each of the model's channels; none
+/// where it does not normalise.
+void read_preprocessor_file(const std::filesystem::path& path, RunConfig& config);
 
 /// Whether this is a config.json of timm's hub.
 bool is_timm(const nlohmann::json& document);

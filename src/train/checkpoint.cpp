@@ -256,7 +256,7 @@ Checkpoint open_checkpoint(const fs::path& path) {
   if (!error) checkpoint.directory = resolved;
   read_json_file(config.string(), checkpoint.config);
   const fs::path preprocessor = checkpoint.directory / kPreprocessorFile;
-  if (fs::exists(preprocessor)) read_preprocessor_file(preprocessor, checkpoint.config.recipe);
+  if (fs::exists(preprocessor)) read_preprocessor_file(preprocessor, checkpoint.config);
   validate(checkpoint.config.model, config.string());
   validate(checkpoint.config.recipe, config.string());
   if (!fs::exists(state)) return checkpoint;

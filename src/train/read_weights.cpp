@@ -130,12 +130,15 @@ class WeightReader {
 
   std::int64_t class_rows() const { return config_.class_token == ClassToken::none ? 0 : 1; }
 
-  // The grid of a table's positions, by the assumption that it is a square.
+  // The grid of a table's positions: the one that is known, or, as timm assumes, a square.
   std::optional<PatchGrid> grid_of(const SafetensorsEntry& entry, const Shape& expected) const {
     const bool own_length = config_.position_rows == 0 || config_.position_rows == config_.tokens();
     const Shape& shape = entry.shape;
     if (!own_length || shape.rank() != 3 || shape[0] != 1 || shape[2] != expected[2]) return {};
     const std::int64_t patches = shape[1] - class_rows();
+    if (const auto& known = adaptation_.grid) {
+      return known->rows * known->columns == patches ? known : std::nullopt;
+    }
     const auto side = static_cast<std::int64_t>(
         std::llround(std::sqrt(static_cast<double>(std::max<std::int64_t>(patches, 0)))));
     if (side == 0 || side * side != patches) return {};
@@ -149,7 +152,8 @@ class WeightReader {
                        config_.image_width / config_.patch_size};
     if (!from || *from == to) return false;
     if (!adaptation_.new_resolution) {
-      other_grid_ |= entry.shape != expected;
+      if (adaptation_.grid) known_grids_ = text(*from) + " patches, expected " + text(to);
+      other_grid_ = adaptation_.grid || entry.shape != expected;
       return false;
     }
     positions_ = Resampling{&entry, *from, to};
@@ -182,6 +186,8 @@ class WeightReader {
       if (!resampled && entry->shape != expected) {
         misshaped_.add(label(name, parameter.name) + " (found " +
                        one_line(entry->shape.str(), 200) + ", expected " + expected.str() + ")");
+      } else if (!resampled && parameter.name == kPositions && other_grid_) {
+        misshaped_.add(label(name, parameter.name) + " (found " + known_grids_ + ")");
       }
       placed_.push_back({entry, offset});
       offset += expected.elements();
@@ -258,6 +264,7 @@ class WeightReader {
   std::vector<Placed> placed_;
   std::optional<Resampling> positions_;
   bool other_grid_ = false;  ///< positions that an interpolation would make fit
+  std::string known_grids_;  ///< the file's and ours, where the file's is known
 };
 
 }  // namespace
