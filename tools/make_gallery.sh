@@ -17,7 +17,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$gallery"
 
-"$vitrine" attention "$digits" --test-images 4 -o "$scratch/digits" > /dev/null
+"$vitrine" attention "$digits" --test-images 5 -o "$scratch/digits" > /dev/null
 "$vitrine" attention "$cifar" --test-images 0 -o "$scratch/cifar" > /dev/null
 "$vitrine" attention "$tutorial" --test-images 0 -o "$scratch/tutorial" > /dev/null
 cp "$scratch"/digits/*/sheet.png "$gallery/attention-sheet.png"

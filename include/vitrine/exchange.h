@@ -34,7 +34,8 @@ struct PatchGrid {
 struct Adaptation {
   bool new_head = false;        ///< head.* stay as they are where the file has none that fit
   bool new_resolution = false;  ///< positions are interpolated to the model's grid of patches
-  std::optional<PatchGrid> grid = {};  ///< of the file's positions; unknown: a square
+  /// Of the file's positions. Unknown: the model's where there are as many, otherwise a square.
+  std::optional<PatchGrid> grid = {};
 };
 
 /// What became of a file's tensors; the strict counterpart is an error that lists the names.

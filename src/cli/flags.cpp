@@ -51,6 +51,15 @@ json value_of(const std::vector<std::string>& words, bool is_list) {
   return list;
 }
 
+// --freeze "" is the empty list.
+json texts_of(const std::vector<std::string>& words) {
+  json list = json::array();
+  for (const std::string& word : words) {
+    if (!word.empty()) list.push_back(word);
+  }
+  return list;
+}
+
 /// Visitor that lists keys and tells which are switches and which are lists.
 struct KeyLister {
   struct Key {
@@ -98,7 +107,7 @@ CLI::Option* add_flag(CLI::App& command, const KeyLister::Key& key, json& overri
   auto* option = command.add_option_function<std::vector<std::string>>(
       flag_names(name),
       [&overrides, name, is_list, is_text](const std::vector<std::string>& words) {
-        overrides[name] = is_text && is_list ? json(words)
+        overrides[name] = is_text && is_list ? texts_of(words)
                           : is_text          ? json(words.at(0))
                                              : value_of(words, is_list);
       });

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <numeric>
 
+#include "io/json_fields.h"
+
 namespace vitrine {
 
 std::string class_name(const RunConfig& config, std::size_t index) {
@@ -43,8 +45,7 @@ nlohmann::ordered_json to_json(const std::vector<Prediction>& predictions) {
 }
 
 void print_json(const nlohmann::ordered_json& json) {
-  constexpr auto kAnyName = nlohmann::ordered_json::error_handler_t::replace;
-  std::printf("%s\n", json.dump(1, ' ', /*ensure_ascii=*/false, kAnyName).c_str());
+  std::printf("%s\n", json_text(json, 1).c_str());
 }
 
 }  // namespace vitrine

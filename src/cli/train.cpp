@@ -10,6 +10,8 @@
 #include "cli/flags.h"
 #include "cli/train_console.h"
 #include "io/files.h"
+#include "io/json_fields.h"
+#include "io/one_line.h"
 #include "vitrine/trainer.h"
 
 namespace vitrine {
@@ -47,6 +49,11 @@ void create_output(const fs::path& output) {
                    ", expected an empty directory (or continue it with --resume " +
                    output.string() + ")");
   }
+  for (const char* file : {"model.safetensors", "trainer_state.json"}) {
+    if (!fs::exists(output / file)) continue;
+    throw BadInput("--output: found a checkpoint in " + one_line(output.string()) +
+                   ", expected an empty directory");
+  }
   std::error_code error;
   fs::create_directories(output, error);
   if (error) throw IoError(output.string() + ": cannot create: " + error.message());
@@ -73,9 +80,7 @@ int write_untrained(Start& start, const DeviceTraits& traits, bool json) {
   save_checkpoint(output, config, plan, tensors, {}, {"last"});
   const std::string checkpoint = output / "last";
   if (json) {
-    const nlohmann::json line = {{"checkpoint", checkpoint}};
-    constexpr auto kAnyName = nlohmann::json::error_handler_t::replace;  // paths need not be UTF-8
-    std::printf("%s\n", line.dump(-1, ' ', /*ensure_ascii=*/false, kAnyName).c_str());
+    std::printf("%s\n", json_text({{"checkpoint", checkpoint}}).c_str());
   } else {
     if (report) print_weights(config, *report);
     std::printf("Untrained checkpoint: %s\n", checkpoint.c_str());
@@ -88,7 +93,7 @@ std::optional<RunConfig> config_beside(const std::string& initial_checkpoint) {
   const fs::path weights = weights_file(initial_checkpoint);
   const fs::path directory = weights.has_parent_path() ? weights.parent_path() : ".";
   if (!fs::exists(directory / "config.json")) return {};
-  return open_checkpoint(directory).config;
+  return read_model_directory(directory);
 }
 
 // Its model, normalisation and class names.
@@ -124,6 +129,9 @@ Start start_of(const Options& options) {
   if (!options.resume.empty()) {
     if (options.flags.has_model()) {
       throw BadInput("--resume: found --preset or --config beside it, expected neither");
+    }
+    if (options.flags.has("initial_checkpoint")) {
+      throw BadInput("--resume: found --initial-checkpoint beside it, expected one of the two");
     }
     start.checkpoint = open_checkpoint(options.resume);
     start.config = start.checkpoint->config;
@@ -208,6 +216,9 @@ int finish(const Options& options, Session& session, TrainOutcome outcome, Conso
   Trainer& trainer = *session.trainer;
   const fs::path& output = session.start.output;
   const EvaluationResult result = trainer.evaluate(/*details=*/true, console, interrupted);
+  // What the plan announced; the pictures of the report come on top.
+  const auto of_device = static_cast<double>(session.device->peak_bytes());
+  const double peak = of_device > 0 ? of_device : process_bytes("VmHWM") - bytes_before;
   write_file(output / "report.html",
              render_report(make_report(*session.device, session.start.config, trainer, session.test,
                                        result, console)));
@@ -215,11 +226,8 @@ int finish(const Options& options, Session& session, TrainOutcome outcome, Conso
     if (result.complete) {
       std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);
     }
-    const auto of_device = static_cast<double>(session.device->peak_bytes());
-    std::printf(
-        "Peak memory: %s, planned %s\n",
-        format_bytes(of_device > 0 ? of_device : process_bytes("VmHWM") - bytes_before).c_str(),
-        format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
+    std::printf("Peak memory: %s, planned %s\n", format_bytes(peak).c_str(),
+                format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
     std::printf("Checkpoint: %s\nReport: %s\n", (output / "last").c_str(),
                 (output / "report.html").c_str());
   }
@@ -235,7 +243,7 @@ int run(const Options& options, Session& session, double bytes_before) {
   std::error_code error;
   const bool continues = checkpoint && fs::equivalent(output, checkpoint->directory / "..", error);
   if (!continues) create_output(output);
-  write_file(output / "config.json", to_json(config).dump(2) + "\n");
+  write_file(output / "config.json", json_text(to_json(config), 2) + "\n");
   if (!options.json) {
     print_header(config, *session.trainer, *session.device, session.train, session.test, output);
     if (session.weights) print_weights(config, *session.weights);

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "io/one_line.h"
+
 namespace vitrine {
 
 Console::Console(bool json, std::int64_t epochs)
@@ -95,7 +97,8 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
 }
 
 void print_weights(const RunConfig& config, const WeightReport& report) {
-  std::printf("Weights: %s: %s\n", config.recipe.initial_checkpoint.c_str(), report.str().c_str());
+  std::printf("Weights: %s: %s\n", one_line(config.recipe.initial_checkpoint).c_str(),
+              report.str().c_str());
 }
 
 }  // namespace vitrine

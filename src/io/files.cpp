@@ -98,11 +98,13 @@ void AtomicFile::commit() {
   sync_directory(directory_of(path_));
 }
 
-AtomicDirectory::AtomicDirectory(const std::filesystem::path& path)
-    : path_(path.has_filename() ? path : path.parent_path()) {
+AtomicDirectory::AtomicDirectory(const std::filesystem::path& path) {
   std::error_code error;
+  if (path.empty()) throw BadInput("output: found an empty name, expected a directory");
+  path_ = std::filesystem::weakly_canonical(path, error);  // "." and links to what they mean
+  if (!path_.has_filename()) path_ = path_.parent_path();
   const bool taken =
-      std::filesystem::exists(path_, error) &&
+      std::filesystem::exists(std::filesystem::symlink_status(path_, error)) &&
       !(std::filesystem::is_directory(path_, error) && std::filesystem::is_empty(path_, error));
   if (taken) {
     throw BadInput(one_line(path_.string()) +

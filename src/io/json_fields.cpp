@@ -42,7 +42,14 @@ nlohmann::json parse_json(const std::string& text, const std::string& source) {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::parse_error& error) {
     throw BadInput(source + ": not JSON: error at byte " + std::to_string(error.byte));
+  } catch (const nlohmann::json::out_of_range&) {
+    throw BadInput(source + ": found a number beyond the range of double, expected smaller ones");
   }
+}
+
+std::string json_text(const nlohmann::ordered_json& document, int indent) {
+  return document.dump(indent, ' ', /*ensure_ascii=*/false,
+                       nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace vitrine

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -26,6 +28,9 @@ std::string nearest(const std::string& word, const std::vector<std::string>& kno
 
 /// Parses text; throws BadInput "SOURCE: not JSON: …" with the position.
 nlohmann::json parse_json(const std::string& text, const std::string& source);
+
+/// As text. Bytes that are no UTF-8, as names of files and classes may have, become U+FFFD.
+std::string json_text(const nlohmann::ordered_json& document, int indent = -1);
 
 /// The value of that name; throws BadInput "SOURCE: KEY: found …, expected one of …".
 template <typename E>
@@ -89,9 +94,10 @@ class JsonReader {
     if constexpr (std::is_same_v<T, bool>) {
       if (!found.is_boolean()) fail(key, found, "true or false");
     } else if constexpr (std::is_integral_v<T>) {
-      const bool fits = found.is_number_unsigned() ||
-                        (found.is_number_integer() && std::is_signed_v<T>) ||
-                        (found.is_number_integer() && found.template get<std::int64_t>() >= 0);
+      const bool fits = found.is_number_unsigned()
+                            ? found.template get<std::uint64_t>() <= std::numeric_limits<T>::max()
+                            : found.is_number_integer() &&
+                                  (std::is_signed_v<T> || found.template get<std::int64_t>() >= 0);
       if (!fits) fail(key, found, "a whole number");
     } else if constexpr (std::is_floating_point_v<T>) {
       if (!found.is_number()) fail(key, found, "a number");

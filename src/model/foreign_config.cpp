@@ -78,6 +78,7 @@ void read_pretrained_cfg(const json& document, const std::string& source, RunCon
 
 void read_model_args(const json& document, const std::string& source, VitConfig& model,
                      TimmArguments& arguments) {
+  if (!document.is_object()) throw BadInput(source + ": expected a JSON object");
   json given = json::object();  // what is null is as if unsaid
   for (const auto& [key, value] : document.items()) {
     if (!value.is_null()) given[key] = value;
@@ -176,11 +177,15 @@ void read_preprocessor_file(const std::filesystem::path& path, RunConfig& config
     reader.fail("image_mean", json(mean),
                 "one number or one for each of " + std::to_string(channels) + " channels");
   }
+  const auto finite = [](float number) { return std::isfinite(number); };
+  if (!std::all_of(mean.begin(), mean.end(), finite)) {
+    reader.fail("image_mean", document["image_mean"], "finite numbers");
+  }
   if (std.size() != mean.size()) {
     reader.fail("image_std", json(std), "as many numbers as image_mean has");
   }
-  if (!std::all_of(std.begin(), std.end(), [](float number) { return number > 0; })) {
-    reader.fail("image_std", json(std), "positive numbers");
+  if (!std::all_of(std.begin(), std.end(), [&](float x) { return finite(x) && x > 0; })) {
+    reader.fail("image_std", document["image_std"], "positive numbers");
   }
   config.recipe.mean = normalizes ? mean : std::vector<float>{};
   config.recipe.std = normalizes ? std : std::vector<float>{};

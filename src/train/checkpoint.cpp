@@ -5,6 +5,7 @@
 #include "vitrine/checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -230,8 +231,8 @@ void save_checkpoint(const fs::path& run, const RunConfig& config, const Plan& p
     document["preset"] = config.preset;
     write_safetensors(directory / kWeightsFile, named_tensors(plan, tensors.weights));
     write_optimizer(directory / "optimizer.safetensors", plan, tensors);
-    write_file(directory / "config.json", model_json(config).dump(2) + "\n");
-    write_file(directory / "trainer_state.json", document.dump(1) + "\n");
+    write_file(directory / "config.json", json_text(model_json(config), 2) + "\n");
+    write_file(directory / "trainer_state.json", json_text(document, 1) + "\n");
     sync_directory(directory);
     sync_directory(run);
   } catch (...) {
@@ -240,6 +241,34 @@ void save_checkpoint(const fs::path& run, const RunConfig& config, const Plan& p
   }
   for (const std::string& link : names) replace_symlink(name, run / link);
   remove_unnamed(run);
+}
+
+RunConfig read_model_directory(const fs::path& directory) {
+  RunConfig config;
+  read_json_file((directory / "config.json").string(), config);
+  const fs::path preprocessor = directory / kPreprocessorFile;
+  if (fs::exists(preprocessor)) read_preprocessor_file(preprocessor, config);
+  return config;
+}
+
+void check_same_model(const Checkpoint& checkpoint, const RunConfig& config) {
+  constexpr std::array kMayDiffer = {"hidden_dropout_prob",
+                                     "attention_probs_dropout_prob",
+                                     "activation_dropout_prob",
+                                     "embedding_dropout_prob",
+                                     "drop_path_rate",
+                                     "initializer_range",
+                                     "init",
+                                     "embedding_init",
+                                     "patch_init_normal",
+                                     "id2label"};
+  const ordered_json before = model_json(checkpoint.config), now = model_json(config);
+  for (const auto& [key, value] : before.items()) {
+    const bool may_differ = std::count(kMayDiffer.begin(), kMayDiffer.end(), key) > 0;
+    if (may_differ || now.at(key) == value) continue;
+    throw BadInput(key + ": found " + now.at(key).dump() + ", expected " + value.dump() +
+                   " as in the checkpoint " + one_line(checkpoint.directory.string()));
+  }
 }
 
 Checkpoint open_checkpoint(const fs::path& path) {
@@ -254,9 +283,7 @@ Checkpoint open_checkpoint(const fs::path& path) {
   std::error_code error;
   const fs::path resolved = fs::canonical(checkpoint.directory, error);
   if (!error) checkpoint.directory = resolved;
-  read_json_file(config.string(), checkpoint.config);
-  const fs::path preprocessor = checkpoint.directory / kPreprocessorFile;
-  if (fs::exists(preprocessor)) read_preprocessor_file(preprocessor, checkpoint.config);
+  checkpoint.config = read_model_directory(checkpoint.directory);
   validate(checkpoint.config.model, config.string());
   validate(checkpoint.config.recipe, config.string());
   if (!fs::exists(state)) return checkpoint;

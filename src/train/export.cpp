@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/files.h"
+#include "io/json_fields.h"
 #include "model/foreign_config.h"
 #include "model/tensor_names.h"
 #include "vitrine/exchange.h"
@@ -59,8 +60,8 @@ void export_checkpoint(const Checkpoint& checkpoint, ExportFormat format,
   AtomicDirectory output(directory);
   write_safetensors(output / "model.safetensors", renamed(plan, weights.data(), names),
                     {{"format", "pt"}});  // transformers asks for it
-  write_file(output / "config.json", document.dump(2) + "\n");
-  if (!timm) write_file(output / kPreprocessorFile, preprocessor_json(config).dump(2) + "\n");
+  write_file(output / "config.json", json_text(document, 2) + "\n");
+  if (!timm) write_file(output / kPreprocessorFile, json_text(preprocessor_json(config), 2) + "\n");
   output.commit();
 }
 

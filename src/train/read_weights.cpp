@@ -150,7 +150,7 @@ class WeightReader {
     const std::optional<PatchGrid> from = grid_of(entry, expected);
     const PatchGrid to{config_.image_height / config_.patch_size,
                        config_.image_width / config_.patch_size};
-    if (!from || *from == to) return false;
+    if (!from || *from == to || (!adaptation_.grid && entry.shape == expected)) return false;
     if (!adaptation_.new_resolution) {
       if (adaptation_.grid) known_grids_ = text(*from) + " patches, expected " + text(to);
       other_grid_ = adaptation_.grid || entry.shape != expected;

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "io/format.h"
+#include "io/json_fields.h"
 #include "train/image_pass.h"
 #include "train/report_pictures.h"
 #include "vitrine/error.h"
@@ -134,7 +135,7 @@ Report make_report(Device& device, const RunConfig& config, const Trainer& train
                     " chunks of " + std::to_string(chunking.rows)},
       {"planned memory", format_bytes(static_cast<double>(trainer.planned_bytes()))},
       {"seed", std::to_string(config.recipe.seed)}};
-  report.config = to_json(config).dump(2);
+  report.config = json_text(to_json(config), 2);
   report.epochs = state.epochs;
   report.steps = state.steps;
   report.class_names = test.class_names;

@@ -93,6 +93,11 @@ void check_position(const Checkpoint& checkpoint, const Recipe& recipe, std::int
     throw BadInput("batch_size: found " + batches(recipe) + ", expected " + batches(before) +
                    " until the epoch is done in which " + source + " stopped");
   }
+  if (before.freeze != recipe.freeze) {  // the plan may cut batches otherwise
+    throw BadInput("freeze: found " + nlohmann::json(recipe.freeze).dump() + ", expected " +
+                   nlohmann::json(before.freeze).dump() + " until the epoch is done in which " +
+                   source + " stopped");
+  }
   // All steps done: the evaluation that ends the epoch was interrupted.
   if (state.step_in_epoch < 0 || state.step_in_epoch > steps) {
     fail("step_in_epoch", state.step_in_epoch, "0 to " + std::to_string(steps));
@@ -186,6 +191,7 @@ std::optional<WeightReport> Trainer::initialize(const Adaptation& adaptation) {
 }
 
 void Trainer::resume(const Checkpoint& checkpoint) {
+  check_same_model(checkpoint, config_);
   check_position(checkpoint, config_.recipe, steps_per_epoch(), plan_.chunking().count);
   const Tensors tensors = load_tensors(checkpoint, plan_);
   state_ = checkpoint.state;
