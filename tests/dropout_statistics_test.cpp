@@ -84,6 +84,7 @@ double correlation(const Mask& a, const Mask& b, std::int64_t lag, std::int64_t&
 void expect_independent(const Mask& a, const Mask& b, std::int64_t lag, const std::string& what) {
   std::int64_t n = 0;
   const double z = correlation(a, b, lag, n);
+  EXPECT_GT(n, 0) << what;
   EXPECT_LT(std::abs(z), kBound) << what << ", " << n << " pairs";
 }
 
@@ -114,6 +115,24 @@ TEST(DropoutStatistics, EveryPlaceOfTheModelIsThere) {
                                              "norm dropout",
                                              "tokens"};
   EXPECT_EQ(names, expected);
+}
+
+TEST(DropoutStatistics, EveryPlaceHasTheProbabilityOfItsKey) {
+  for (const VitConfig& config : models()) {
+    const bool pre = config.norm_order == NormOrder::pre;
+    for (const auto& [name, mask] : draw(config, {.seed = 1})) {
+      double expected = config.hidden_dropout_prob;
+      if (name == "tokens") expected = config.embedding_dropout_prob;
+      if (name.ends_with(".attn")) expected = config.attention_probs_dropout_prob;
+      if (name.ends_with(".mlp.act")) expected = config.activation_dropout_prob;
+      if (name.ends_with("drop-path")) {  // 0 in the first of three blocks, half way in the second
+        if (!pre) continue;               // there the norms that follow have other numbers
+        const bool half = name.starts_with("blocks.1.norm2") || name.starts_with("blocks.2.norm1");
+        expected = config.drop_path_rate * (half ? 0.5 : 1.0);
+      }
+      EXPECT_EQ(static_cast<float>(mask.p), static_cast<float>(expected)) << name;
+    }
+  }
 }
 
 // The scale is held to 1 / (1 - p) where a factor is read.

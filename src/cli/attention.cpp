@@ -115,7 +115,11 @@ void check_output(const fs::path& output, const std::vector<Subject>& subjects) 
                      ", expected a directory");
     }
   };
-  check(output);
+  if (output.empty()) throw BadInput("--output: found an empty name, expected a directory");
+  for (fs::path above = output; !above.empty(); above = above.parent_path()) {
+    check(above);
+    if (above == above.parent_path()) break;
+  }
   for (const Subject& subject : subjects) check(output / subject.name);
 }
 
@@ -172,7 +176,33 @@ void write_dump(const fs::path& path, const std::vector<Subject>& subjects,
   write_safetensors(path, tensors);
 }
 
-void write_outputs(const fs::path& directory, const Outputs& outputs) {
+// Whether all can be written, as far as one can know before.
+void check_files(const fs::path& directory, const fs::path& dump, const Outputs& outputs) {
+  std::error_code none;
+  for (const auto& [name, png] : outputs.files) {
+    const fs::path path = directory / name;
+    if (fs::is_directory(path, none)) {
+      throw BadInput(one_line(path.string()) + ": found a directory, expected a file or nothing");
+    }
+    if (!dump.empty() && fs::weakly_canonical(dump, none) == fs::weakly_canonical(path, none)) {
+      throw BadInput("--dump: found " + one_line(dump.string()) +
+                     ", which is one of the pictures, expected another file");
+    }
+  }
+}
+
+// Maps of another model that was drawn here before.
+void remove_old_maps(const fs::path& directory) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("layer-") && name.ends_with(".png")) fs::remove(entry.path(), error);
+  }
+}
+
+void write_outputs(const fs::path& directory, const Outputs& outputs,
+                   const std::vector<Subject>& subjects) {
+  for (const Subject& subject : subjects) remove_old_maps(directory / subject.name);
   for (const auto& [name, png] : outputs.files) {
     const fs::path path = directory / name;
     std::error_code error;
@@ -193,7 +223,7 @@ void print_text(const Options& options, const VitConfig& model,
       static_cast<long long>(model.num_attention_heads));
   for (std::size_t i = 0; i < subjects.size(); ++i) {
     const Subject& subject = subjects[i];
-    std::printf("%s%s\n", subject.title.c_str(),
+    std::printf("%s%s\n", one_line(subject.title).c_str(),
                 subject.true_class.empty() ? "" : (" (true " + subject.true_class + ")").c_str());
     print_predictions(seen[i].predictions);
     std::printf("  Sheet: %s\n", (output / subject.name / "sheet.png").c_str());
@@ -248,8 +278,9 @@ int look(Device& device, const Options& options, Checkpoint& checkpoint,
   }
   const std::vector<float> positions = patch_positions(config.model, plan, weights);
   draw_positions(config.model, positions, outputs);
+  check_files(options.output, options.dump, outputs);
   if (!options.dump.empty()) write_dump(options.dump, subjects, all);
-  write_outputs(options.output, outputs);
+  write_outputs(options.output, outputs, subjects);
   if (options.json) {
     print_json(json_of(options, subjects, all, outputs));
   } else {
@@ -288,7 +319,8 @@ Command add_attention(CLI::App& app) {
   command->add_flag("--only-sheet", options->only_sheet,
                     "of each image the contact sheet alone, not map by map");
   command->add_option("--dump", options->dump, "write the raw maps to this safetensors file");
-  command->add_option("-k,--top-k", options->top_k, "classes to print [5]");
+  command->add_option("-k,--top-k", options->top_k, "classes to print [5]")
+      ->check(CLI::PositiveNumber);
   options->flags.add_to(*command, {{"dataset", "data set of --test-images"},
                                    {"data_dir", "its directory"},
                                    {"precision", "fp32, tf32 or bf16"}});

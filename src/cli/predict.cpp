@@ -56,7 +56,8 @@ Command add_predict(CLI::App& app) {
   CLI::App* command = app.add_subcommand("predict", "Classify PNG, JPEG, PGM or PPM images");
   command->add_option("--checkpoint", options->checkpoint, "a run or a checkpoint")->required();
   command->add_option("images", options->images, "image files")->required();
-  command->add_option("-k,--top-k", options->top_k, "classes to print [5]");
+  command->add_option("-k,--top-k", options->top_k, "classes to print [5]")
+      ->check(CLI::PositiveNumber);
   options->flags.add_to(*command, {{"precision", "fp32, tf32 or bf16"}});
   add_device_flags(*command, options->device);
   command->add_flag("--json", options->json, "the result as JSON");

@@ -20,7 +20,7 @@ std::vector<Prediction> top_predictions(const RunConfig& config,
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
     return probabilities[a] > probabilities[b];
   });
-  order.resize(std::min(order.size(), static_cast<std::size_t>(std::max(count, 1))));
+  order.resize(std::min(order.size(), static_cast<std::size_t>(count)));
   std::vector<Prediction> predictions;
   for (const std::size_t k : order) {
     predictions.push_back({k, class_name(config, k), probabilities[k]});

@@ -18,7 +18,7 @@ struct Prediction {
   float probability = 0;
 };
 
-/// The `count` most probable classes (at least one), the most probable first.
+/// The `count` most probable classes, the most probable first.
 std::vector<Prediction> top_predictions(const RunConfig& config,
                                         const std::vector<float>& probabilities, int count);
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "train/footprint.h"
+#include "vitrine/error.h"
 
 namespace vitrine {
 namespace {
@@ -65,6 +66,10 @@ AttentionMaps ImagePass::run(const void* weights, const Image& image) {
   AttentionMaps maps{.heads = model.num_attention_heads,
                      .tokens = model.tokens(),
                      .class_probabilities = softmax(executor.output(graph.find("logits")))};
+  if (!std::isfinite(maps.class_probabilities[0])) {  // one that is not makes all of them so
+    throw BadInput(
+        "weights: found logits that are not finite, expected numbers: the model diverged");
+  }
   if (!attention_) return maps;
   maps.layers = model.num_hidden_layers;
   maps.probabilities.reserve(

@@ -30,10 +30,10 @@ std::size_t png_bytes(const std::vector<Picture>& pictures) {
 std::string render_attention(const Report& report) {
   if (report.attention.empty()) return "";
   return section_heading("What the model looks at",
-                         "Test images, and over them how much the pooled token reads of each "
-                         "patch: in the middle its attention in the last layer, averaged over the "
-                         "heads; on the right the attention of all layers, rolled out. Yellow is "
-                         "the most, violet the least; each map has its own scale.") +
+                         "Test images, and over them how much the answer reads of each patch: in "
+                         "the middle the attention of the last layer, averaged over the heads; on "
+                         "the right that of all layers, rolled out. Yellow is the most that a "
+                         "patch of the map has, violet none.") +
          figures(report.attention, "looks");
 }
 

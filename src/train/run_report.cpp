@@ -85,10 +85,11 @@ void add_attention(Report& report, Device& device, const RunConfig& config, cons
 void add_positions(Report& report, const VitConfig& model, const std::vector<float>& positions) {
   if (positions.empty()) return;
   const std::vector<float> similarities = cosine_similarities(positions, model.hidden_size);
-  const auto least = *std::min_element(similarities.begin(), similarities.end());
+  float least = 1.0f;
+  for (const float cosine : similarities) least = std::min(least, cosine);  // NaN is never less
   const auto [low, high] = std::minmax_element(positions.begin(), positions.end());
   const auto text = [](float number) {
-    return (number < 0 ? "−" : "") + format_double("%.2f", std::abs(static_cast<double>(number)));
+    return (number < 0 ? "−" : "") + format_double("%.3g", std::abs(static_cast<double>(number)));
   };
   const std::string origin = model.position == Position::learned
                                  ? "The learned table"
