@@ -63,7 +63,7 @@ RECIPES = {
                            weight_decay_all=False),
     # Decay strong enough to show beside a ReLU that opens; a rate that does not learn two images of
     # 150,528 pixels in one step.
-    "notes-encoder": dict(batch=5, images="images.0", opt="adamw", lr=1e-3, weight_decay=0.5,
+    "notes-encoder": dict(batch=5, images="images.0", opt="adamw", lr=1e-4, weight_decay=0.5,
                           weight_decay_all=False),
     "d2l-224": dict(batch=2, images="images.0", opt="adamw", lr=5e-6, weight_decay=5.0,
                     weight_decay_all=False),
