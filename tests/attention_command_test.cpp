@@ -206,5 +206,35 @@ TEST_F(AttentionCommand, NamesStayInTheirDirectory) {
                             "x/y/out/image/sheet.png", "x/y/out/positions.png-2/sheet.png"}));
 }
 
+TEST_F(AttentionCommand, ADivergedModelIsSaidToBeOne) {
+  const ProgramResult trained =
+      run_program_with({"train", "--config", "small.json", "--epochs", "1", "--max-steps", "3",
+                        "--lr", "1e30", "-b", "4", "--output", "diverged"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const Words look = {"attention", "diverged", "a.png", "-o", "maps"};
+  expect_failure(2, look, {"weights: found logits that are not finite"});
+  expect_failure(2, {"predict", "--checkpoint", "diverged", "a.png"},
+                 {"logits that are not finite"});
+}
+
+TEST_F(AttentionCommand, OutputsThatCannotBeWritten) {
+  expect_failure(2, {"attention", "run", "a.png", "-o", "a.png/maps"},
+                 {"--output: found the file"});
+  expect_failure(2, {"attention", "run", "a.png", "-o", ""}, {"--output: found an empty name"});
+  expect_failure(2, {"attention", "run", "a.png", "-o", "maps", "--dump", "maps/positions.png"},
+                 {"--dump: found maps/positions.png, which is one of the pictures"});
+  expect_failure(2, {"attention", "run", "a.png", "-o", "maps", "-k", "0"}, {"--top-k"});
+  fs::create_directories("taken/a/rollout.png");
+  expect_failure(2, {"attention", "run", "a.png", "-o", "taken"}, {"taken/a/rollout.png"});
+}
+
+TEST_F(AttentionCommand, MapsOfAnotherModelGo) {
+  fs::create_directories("maps/a");
+  write_file("maps/a/layer-09-head-01.png", "old");
+  output_of({"attention", "run", "a.png", "-o", "maps"});
+  EXPECT_FALSE(fs::exists("maps/a/layer-09-head-01.png"));
+  EXPECT_TRUE(fs::exists("maps/a/layer-02-head-02.png"));
+}
+
 }  // namespace
 }  // namespace vitrine

@@ -206,5 +206,66 @@ TEST_F(ExchangeProgramTest, DamagedFilesWriteNothing) {
   expect_bad_input(train, {"hf/config.json: hidden_act: found \"swish\", expected one of gelu"});
 }
 
+TEST_F(ExchangeProgramTest, NothingIsWrittenOverACheckpoint) {
+  const Words again = {"train", "--config", "model.json", "--output"};
+  auto to = [&](const std::string& output) {
+    Words words = again;
+    words.push_back(output);
+    return words;
+  };
+  export_to("hf", "hf");
+  expect_bad_input(to("run"), {"--output: found a run in run", "--resume run"});
+  expect_bad_input(to("run/last"), {"--output: found a checkpoint in run/last"});
+  expect_bad_input(to("hf"), {"--output: found a checkpoint in hf"});
+  expect_bad_input({"export", "run", "--format", "hf", "-o", ""}, {"output: found an empty name"});
+  fs::create_directory("empty");
+  fs::create_directory_symlink("empty", "link");
+  export_to("timm", "link");
+  EXPECT_TRUE(fs::exists("empty/model.safetensors"));
+}
+
+TEST_F(ExchangeProgramTest, ResumeKeepsTheModel) {
+  auto resume = [](Words more) {
+    more.insert(more.begin(), {"train", "--resume", "run", "--epochs", "2"});
+    return more;
+  };
+  expect_bad_input(resume({"--image-size", "14,56"}),
+                   {"image_size: found [14,56], expected 28 as in the checkpoint"});
+  expect_bad_input(resume({"--num-classes", "12"}), {"num_classes: found 12, expected 10"});
+  expect_bad_input(resume({"--initial-checkpoint", "run"}),
+                   {"--resume: found --initial-checkpoint"});
+  output_of(resume({"--drop", "0.1"}));  // how it is trained may change
+}
+
+TEST_F(ExchangeProgramTest, FreezingMayChangeBetweenEpochsOnly) {
+  output_of({"train", "--config", "model.json", "--freeze", "backbone", "--max-steps", "1",
+             "--output", "probe"});
+  expect_bad_input({"train", "--resume", "probe", "--freeze", "patch_embed"},
+                   {"freeze: found [\"patch_embed\"], expected [\"backbone\"] until the epoch"});
+  output_of({"train", "--resume", "probe", "--max-steps", "0"});
+  output_of({"train", "--resume", "probe", "--epochs", "2", "--freeze", "", "--max-steps", "0"});
+}
+
+TEST_F(ExchangeProgramTest, AModelWithoutHeadGetsOne) {
+  export_to("timm", "headless");
+  json config = json::parse(read_file("headless/config.json"));
+  config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 0;
+  config["model_args"]["num_classes"] = 0;
+  config.erase("label_names");
+  write_file("headless/config.json", config.dump());
+  const Words start = {"train", "--initial-checkpoint", "headless", "--epochs", "0", "--output",
+                       "new"};
+  expect_bad_input(start, {"num_classes: found 0"});
+  Words with_head = start;
+  with_head.insert(with_head.end(), {"--num-classes", "7"});
+  EXPECT_NE(output_of(with_head).find("new head"), std::string::npos);
+}
+
+TEST_F(ExchangeProgramTest, NumbersBeyondTheRangeOfDouble) {
+  export_to("hf", "hf");
+  write_file("hf/config.json", R"({"model_type": "vit", "layer_norm_eps": 1e400})");
+  expect_bad_input({"eval", "hf"}, {"hf/config.json: found a number beyond the range of double"});
+}
+
 }  // namespace
 }  // namespace vitrine
