@@ -166,6 +166,9 @@ TEST(DropoutStatistics, PositionsHeadsImagesAndChunks) {
              {std::int64_t{1}, std::int64_t{2}, std::int64_t{3}, std::int64_t{4}, std::int64_t{5},
               std::int64_t{8}, mask.row, mask.row + 1, mask.head, mask.image, mask.image + 1,
               kRows * mask.image, 2 * kRows * mask.image}) {
+          // One query of the pruned block's heads is drawn: it has no row below it.
+          const bool below = lag == mask.row || lag == mask.row + 1;
+          if (below && config.pool == Pool::token && name == "blocks.2.attn") continue;
           expect_independent(mask, mask, lag,
                              place_of(seed, name) + ", lag " + std::to_string(lag));
         }

@@ -36,6 +36,6 @@ photograph() {
     --screenshot="$scratch/$2" "file://$(realpath "$1")/report.html" > /dev/null 2>&1
   cp "$scratch/$2" "$gallery/$2"
 }
-photograph "$digits" report.png 1000x1400
-photograph "$cifar" curves.png 1000x760
+photograph "$digits" report.png 1000x900
+photograph "$cifar" curves.png 1000x650
 du -ch "$gallery"/*.png
