@@ -21,7 +21,6 @@ mkdir -p "$gallery"
 "$vitrine" attention "$cifar" --test-images 0 -o "$scratch/cifar" > /dev/null
 "$vitrine" attention "$tutorial" --test-images 0 -o "$scratch/tutorial" > /dev/null
 cp "$scratch"/digits/*/sheet.png "$gallery/attention-sheet.png"
-cp "$scratch"/digits/*/rollout.png "$gallery/attention-rollout.png"
 cp "$scratch/cifar/position-similarity.png" "$gallery/position-similarity.png"
 cp "$scratch/tutorial/positions.png" "$gallery/positions-sincos.png"
 
