@@ -122,7 +122,7 @@ Report make_report(Device& device, const RunConfig& config, const Trainer& train
   Report report;
   const TrainerState& state = trainer.state();
   report.title = (config.preset.empty() ? "vit" : config.preset) + " on " + test.name;
-  double seconds = 0;
+  double seconds = state.epoch_seconds;  // of an epoch that was not finished
   for (const EpochRecord& record : state.epochs) seconds += record.seconds;
   const Chunking& chunking = trainer.plan().chunking();
   report.facts = {
