@@ -6,6 +6,8 @@
 #                          address and undefined-behaviour checks, and the kernels with thread checks
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# ccache, where it is there, finds an object again in a clone at another path.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=true
 
 step() { printf '\n== %s\n' "$*"; }
 
