@@ -64,18 +64,20 @@ def difference(found, expected):
 
 
 def randomise(model, seed=0):
-    """Trained-looking weights: a fresh model's zero biases and unit norms would hide a swap."""
+    """Weights of about the size that a trained model has: a fresh model's zero biases and unit norms
+    would hide a swap."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
                 is_norm = "norm" in name or ".ln" in name
-                parameter.copy_(0.2 * noise + (1.0 if is_norm and name.endswith("weight") else 0.0))
+                parameter.copy_(0.3 * noise + (1.0 if is_norm and name.endswith("weight") else 0.0))
             elif "pos" in name or "token" in name:
-                parameter.copy_(0.5 * noise)
+                parameter.copy_(0.7 * noise)
             else:
-                parameter.copy_(noise / parameter[0].numel()**0.5)
+                fan_in = parameter[0].numel()
+                parameter.copy_(1.5 * noise / fan_in**0.5)
     return model.eval()
 
 

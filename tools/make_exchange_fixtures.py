@@ -38,6 +38,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from exchange_check import randomise
+
 IMAGES = 2
 FLOAT32_ERROR = 1e-5
 
@@ -49,22 +51,11 @@ def installed(library):
 # ---------------------------------------------------------------------------------------------
 # Weights, batches, expectations
 
-def randomise(model, seed):
-    """Weights of about the size that a trained model has; none of them 0 or 1."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
-                is_norm = "norm" in name or ".ln" in name
-                parameter.copy_(0.3 * noise + (1.0 if is_norm and name.endswith("weight") else 0.0))
-            elif "pos" in name or "token" in name:
-                parameter.copy_(0.7 * noise)
-            else:
-                fan_in = parameter[0].numel()
-                parameter.copy_(1.5 * noise / fan_in**0.5)
-            assert not ((parameter == 0) | (parameter == 1)).any(), name
-    return model.eval()
+def drawn(model, seed):
+    """Weights that exchange_check draws; none of them 0 or 1."""
+    for name, parameter in randomise(model, seed).named_parameters():
+        assert not ((parameter == 0) | (parameter == 1)).any(), name
+    return model
 
 
 def batch(channels, height, width, classes, seed):
@@ -131,7 +122,7 @@ def make_timm(directory, seed, size, channels=3, resized=None, **arguments):
     arguments = dict(img_size=size, patch_size=8, embed_dim=16, depth=2, num_classes=4) | arguments
     if channels != 3:
         arguments["in_chans"] = channels
-    model = randomise(timm.create_model("vit_tiny_patch16_224", **arguments), seed)
+    model = drawn(timm.create_model("vit_tiny_patch16_224", **arguments), seed)
     new_directory(directory)
     timm.models.save_for_hf(model, directory, safe_serialization=True)
     library = "timm " + timm.__version__
@@ -213,7 +204,7 @@ def save_huggingface(model, directory, **options):
 def make_huggingface(directory, seed, options=None, **arguments):
     from transformers import ViTForImageClassification
     config = huggingface_config(**arguments)
-    model = randomise(ViTForImageClassification(config), seed)
+    model = drawn(ViTForImageClassification(config), seed)
     library = save_huggingface(model, directory, **(options or {}))
 
     def forward(model, images):
@@ -230,7 +221,7 @@ def make_huggingface_base(directory, seed, classes):
     """A ViTModel: no classifier but a pooler, which classification does not use."""
     from transformers import ViTModel
     config = huggingface_config(num_channels=1)
-    model = randomise(ViTModel(config, add_pooling_layer=True), seed)
+    model = drawn(ViTModel(config, add_pooling_layer=True), seed)
     library = save_huggingface(model, directory)
     assert any("pooler" in name for name in load_file(directory / "model.safetensors"))
     generator = torch.Generator().manual_seed(seed + 2)
@@ -283,7 +274,7 @@ def make_torchvision(directory, seed):
     import torchvision
     sizes = dict(image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24,
                  num_classes=5)
-    model = randomise(torchvision.models.VisionTransformer(**sizes), seed)
+    model = drawn(torchvision.models.VisionTransformer(**sizes), seed)
     new_directory(directory)
     save_file(model.state_dict(), directory / "model.safetensors")
     # torchvision has no configuration files: this one is in Vitrine's keys.

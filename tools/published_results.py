@@ -91,6 +91,17 @@ def cifar_table(runs):
     return text
 
 
+def compact(runs):
+    """JSON with a line for each column of each run."""
+    columns = {f"{preset}, seed {seed}": {key: [epoch[key] for epoch in epochs]
+                                          for key in epochs[0] if key != "epoch"}
+               for preset, seeds in runs.items() for seed, epochs in seeds.items()}
+    lines = [f' "{run}": {{\n' + ",\n".join(f'  "{key}": {json.dumps(values)}'
+                                           for key, values in table.items()) + "}"
+             for run, table in columns.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def write_readme(tables):
     path = ROOT / "README.md"
     text = path.read_text()
@@ -118,7 +129,7 @@ def main():
     if not args.only:
         write_readme(tables)
         results = ROOT / "bench" / "results" / "published.json"
-        results.write_text(json.dumps(runs, indent=1) + "\n")
+        results.write_text(compact(runs))
 
 
 if __name__ == "__main__":

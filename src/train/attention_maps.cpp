@@ -88,11 +88,8 @@ std::vector<std::vector<float>> attention_rollouts(const AttentionMaps& maps) {
 }
 
 std::vector<float> attention_rollout(const AttentionMaps& maps) {
-  std::vector<float> rollout = identity(maps.tokens);
-  for (std::int64_t layer = 0; layer < maps.layers; ++layer) {
-    rollout = roll(mean_over_heads(maps, layer), rollout, maps.tokens);
-  }
-  return rollout;
+  const std::vector<std::vector<float>> rollouts = attention_rollouts(maps);
+  return rollouts.empty() ? identity(maps.tokens) : rollouts.back();
 }
 
 std::vector<float> patch_attention(const VitConfig& config, const float* map) {

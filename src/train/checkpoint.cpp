@@ -195,6 +195,12 @@ std::vector<float> load_flat(const SafetensorsFile& file, const Plan& plan,
   return flat;
 }
 
+/// Of a run its last checkpoint; anything else is one itself.
+fs::path checkpoint_of(const fs::path& path) {
+  const bool is_run = !fs::exists(path / kWeightsFile) && fs::exists(path / "last");
+  return is_run ? path / "last" : path;
+}
+
 }  // namespace
 
 ordered_json to_json(const EpochRecord& record) {
@@ -273,8 +279,7 @@ void check_same_model(const Checkpoint& checkpoint, const RunConfig& config) {
 
 Checkpoint open_checkpoint(const fs::path& path) {
   Checkpoint checkpoint;
-  const bool is_run = !fs::exists(path / "trainer_state.json") && fs::exists(path / "last");
-  checkpoint.directory = is_run ? path / "last" : path;
+  checkpoint.directory = checkpoint_of(path);
   const fs::path config = checkpoint.directory / "config.json";
   const fs::path state = checkpoint.directory / "trainer_state.json";
   if (!fs::exists(config)) {
@@ -303,9 +308,8 @@ Checkpoint open_checkpoint(const fs::path& path) {
 
 fs::path weights_file(const fs::path& path) {
   if (fs::is_regular_file(path)) return path;
-  const bool is_run = !fs::exists(path / kWeightsFile) && fs::exists(path / "last");
-  const fs::path file = (is_run ? path / "last" : path) / kWeightsFile;
   if (!fs::exists(path)) throw BadInput(one_line(path.string()) + ": no such file or directory");
+  const fs::path file = checkpoint_of(path) / kWeightsFile;
   if (!fs::exists(file)) {
     throw BadInput(one_line(path.string()) + ": found no " + kWeightsFile +
                    ", expected a safetensors file, a checkpoint, a run or an export");
