@@ -206,6 +206,17 @@ TEST_F(ExchangeProgramTest, DamagedFilesWriteNothing) {
   expect_bad_input(train, {"hf/config.json: hidden_act: found \"swish\", expected one of gelu"});
 }
 
+TEST_F(ExchangeProgramTest, AStartIsTheModelThatItStartsFrom) {
+  export_to("hf", "hf");
+  export_to("timm", "timm");
+  for (const std::string from : {"run", "run/last", "run/last/model.safetensors", "hf", "timm"}) {
+    SCOPED_TRACE(from);
+    output_of({"train", "--initial-checkpoint", from, "--epochs", "0", "--output", "start"});
+    EXPECT_EQ(evaluation_of("start"), evaluation_of("run"));  // normalisation and all
+    fs::remove_all("start");
+  }
+}
+
 TEST_F(ExchangeProgramTest, NothingIsWrittenOverACheckpoint) {
   const Words again = {"train", "--config", "model.json", "--output"};
   auto to = [&](const std::string& output) {

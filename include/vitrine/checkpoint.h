@@ -62,9 +62,6 @@ void save_checkpoint(const std::filesystem::path& run, const RunConfig& config, 
                      const TensorViews& tensors, const TrainerState& state,
                      const std::vector<std::string>& names);
 
-/// What the files beside a model's weights say of it: config.json (ours, HuggingFace's or timm's)
-/// and preprocessor_config.json. Not validated: timm's may have no head. Throws BadInput.
-RunConfig read_model_directory(const std::filesystem::path& directory);
 /// Throws BadInput naming the first key in which the shape or the meaning of the checkpoint's
 /// weights differs; dropout and what concerns initial weights may.
 void check_same_model(const Checkpoint& checkpoint, const RunConfig& config);
@@ -72,6 +69,8 @@ void check_same_model(const Checkpoint& checkpoint, const RunConfig& config);
 /// `path` is a checkpoint, a run (then its "last"), or a directory that HuggingFace transformers or
 /// timm has written (then without state). Throws BadInput.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
+/// The same without a look at whether the configuration holds: timm's may have no head.
+Checkpoint read_checkpoint(const std::filesystem::path& path);
 /// Weights from a safetensors file in the plan's layout, as `read_weights` of exchange.h reads them
 /// where nothing may differ. Throws BadInput.
 std::vector<float> load_weights(const std::filesystem::path& file, const VitConfig& config,

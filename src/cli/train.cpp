@@ -93,7 +93,7 @@ std::optional<RunConfig> config_beside(const std::string& initial_checkpoint) {
   const fs::path weights = weights_file(initial_checkpoint);
   const fs::path directory = weights.has_parent_path() ? weights.parent_path() : ".";
   if (!fs::exists(directory / "config.json")) return {};
-  RunConfig config = read_model_directory(directory);
+  RunConfig config = read_checkpoint(directory).config;
   VitConfig checked = config.model;
   if (checked.num_classes == 0) checked.num_classes = 1;  // no head: --num-classes makes one
   const std::string source = directory / "config.json";

@@ -27,6 +27,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr const char* kWeightsFile = "model.safetensors";
+constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kFirstMoment = "first_moment.";
 constexpr const char* kSecondMoment = "second_moment.";
 
@@ -238,7 +239,7 @@ void save_checkpoint(const fs::path& run, const RunConfig& config, const Plan& p
     write_safetensors(directory / kWeightsFile, named_tensors(plan, tensors.weights));
     write_optimizer(directory / "optimizer.safetensors", plan, tensors);
     write_file(directory / "config.json", json_text(model_json(config), 2) + "\n");
-    write_file(directory / "trainer_state.json", json_text(document, 1) + "\n");
+    write_file(directory / kStateFile, json_text(document, 1) + "\n");
     sync_directory(directory);
     sync_directory(run);
   } catch (...) {
@@ -247,14 +248,6 @@ void save_checkpoint(const fs::path& run, const RunConfig& config, const Plan& p
   }
   for (const std::string& link : names) replace_symlink(name, run / link);
   remove_unnamed(run);
-}
-
-RunConfig read_model_directory(const fs::path& directory) {
-  RunConfig config;
-  read_json_file((directory / "config.json").string(), config);
-  const fs::path preprocessor = directory / kPreprocessorFile;
-  if (fs::exists(preprocessor)) read_preprocessor_file(preprocessor, config);
-  return config;
 }
 
 void check_same_model(const Checkpoint& checkpoint, const RunConfig& config) {
@@ -277,20 +270,20 @@ void check_same_model(const Checkpoint& checkpoint, const RunConfig& config) {
   }
 }
 
-Checkpoint open_checkpoint(const fs::path& path) {
+Checkpoint read_checkpoint(const fs::path& path) {
   Checkpoint checkpoint;
   checkpoint.directory = checkpoint_of(path);
   const fs::path config = checkpoint.directory / "config.json";
-  const fs::path state = checkpoint.directory / "trainer_state.json";
+  const fs::path preprocessor = checkpoint.directory / kPreprocessorFile;
+  const fs::path state = checkpoint.directory / kStateFile;
   if (!fs::exists(config)) {
     throw BadInput(path.string() + ": found no config.json, expected a checkpoint or a run");
   }
   std::error_code error;
   const fs::path resolved = fs::canonical(checkpoint.directory, error);
   if (!error) checkpoint.directory = resolved;
-  checkpoint.config = read_model_directory(checkpoint.directory);
-  validate(checkpoint.config.model, config.string());
-  validate(checkpoint.config.recipe, config.string());
+  read_json_file(config.string(), checkpoint.config);
+  if (fs::exists(preprocessor)) read_preprocessor_file(preprocessor, checkpoint.config);
   if (!fs::exists(state)) return checkpoint;
   const std::string source = state.string();
   const json document = parse_json(read_file(state), source);
@@ -298,11 +291,19 @@ Checkpoint open_checkpoint(const fs::path& path) {
   fields(Reader{document, source}, checkpoint.state);
   if (document.contains("recipe")) {
     read_json(document["recipe"], source + ": recipe", checkpoint.config);
-    validate(checkpoint.config.recipe, source + ": recipe");
   }
   if (document.contains("preset") && document["preset"].is_string()) {
     checkpoint.config.preset = document["preset"].get<std::string>();
   }
+  return checkpoint;
+}
+
+Checkpoint open_checkpoint(const fs::path& path) {
+  Checkpoint checkpoint = read_checkpoint(path);
+  const fs::path directory = checkpoint_of(path), state = directory / kStateFile;
+  const std::string config = directory / "config.json";
+  validate(checkpoint.config.model, config);
+  validate(checkpoint.config.recipe, fs::exists(state) ? state.string() + ": recipe" : config);
   return checkpoint;
 }
 
