@@ -201,29 +201,35 @@ TEST(Executor, GivesBackItsRunningSums) {
   EXPECT_EQ(vit.executor().metrics().loss, twice.loss);
 }
 
-TEST(Executor, ProfileCountsEveryCall) {
+TEST(Executor, MarksEveryOperationOfEveryChunk) {
   const auto device = make_cpu_device(2);
   const VitConfig config = small_vit();
   VitRun vit(*device, config, {}, {.batch = 6, .rows = 2, .count = 3, .lanes = 3}, 6);
+  Executor& executor = vit.executor();
+  const std::int64_t first = 5;
+  const auto stopwatch = device->make_stopwatch(first + executor.points());
+  executor.set_stopwatch(stopwatch.get(), first);
+  stopwatch->start();
   vit.run(random_weights(vit.plan(), kSeed), Batch(config, 6, 6, kSeed), state_for(6), 6);
-  const Profile profile = vit.executor().profile();
-  std::int64_t calls = 0;
-  double flops = 0, bytes = 0, seconds = 1e9;
-  const std::string text = to_text(profile);
-  for (const ProfileRow& row : profile) {
-    calls += row.calls;
-    flops += row.flops;
-    bytes += row.bytes;
-    EXPECT_LE(row.seconds, seconds) << "rows by falling time";
-    seconds = row.seconds;
-    EXPECT_NE(text.find(row.operation), std::string::npos);
+  const std::vector<Span> spans = executor.spans(stopwatch->seconds());
+  const std::vector<StepOperation> operations = executor.timed_operations();
+  ASSERT_EQ(operations.size(), vit.plan().steps().size());
+  ASSERT_EQ(spans.size(), 3 * operations.size());
+  double flops = 0, bytes = 0;
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    const Span& span = spans[i];
+    EXPECT_EQ(span.operation, static_cast<int>(i % operations.size()));
+    EXPECT_GT(span.begin, 0);
+    EXPECT_LE(span.begin, span.end);
+    EXPECT_TRUE(span.operation == 0 || span.begin == spans[i - 1].end);
+    flops += operations[static_cast<std::size_t>(span.operation)].flops;
+    bytes += operations[static_cast<std::size_t>(span.operation)].bytes;
   }
-  EXPECT_EQ(calls, 3 * static_cast<std::int64_t>(vit.plan().steps().size()));
   EXPECT_NEAR(flops, vit.plan().cost().flops, 1e-9 * flops);
   EXPECT_NEAR(bytes, vit.plan().cost().bytes, 1e-9 * bytes);
-  EXPECT_EQ(merge(profile, profile)[0].calls, 2 * profile[0].calls);
-  vit.executor().reset_profile();
-  for (const ProfileRow& row : vit.executor().profile()) EXPECT_EQ(row.calls, 0);
+  EXPECT_EQ(operations[0].side_by_side, 2);
+  vit.run(random_weights(vit.plan(), kSeed), Batch(config, 4, 6, kSeed), state_for(4), 4);
+  EXPECT_EQ(executor.spans(stopwatch->seconds()).size(), 2 * operations.size()) << "an empty chunk";
 }
 
 TEST(Executor, EvaluatesWithoutGradients) {

@@ -44,6 +44,11 @@ Dataset load_dataset(const std::string& name, const std::filesystem::path& direc
 /// A function of (count, seed); classes are balanced. 28×28, grey.
 Dataset make_digits(std::int64_t count, std::uint64_t seed);
 
+/// Stripes by class and noise, of any shape: for measurements, and so that a few steps learn
+/// something. A function of its arguments.
+Dataset make_stripes(std::int64_t count, std::int64_t classes, std::int64_t channels,
+                     std::int64_t height, std::int64_t width);
+
 /// Writes "<split>-images-idx3-ubyte" and "<split>-labels-idx1-ubyte" ("train" / "t10k") into
 /// `directory`, which is created. For grey images only.
 void write_idx(const Dataset& dataset, const std::filesystem::path& directory, Split split);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "vitrine/kernels.h"
 
@@ -75,6 +76,20 @@ class Readback {
   virtual const void* wait() = 0;
 };
 
+/// Points in submitted work, and when the device reached them.
+class Stopwatch {
+ public:
+  virtual ~Stopwatch() = default;
+  /// The time from which points are counted.
+  virtual void start() = 0;
+  /// Point `i` is here in the order of submission. Work that a device records marks it again with
+  /// every replay. Pieces of `for_each` may mark different points at a time.
+  virtual void mark(std::int64_t i) = 0;
+  /// Waits for what was submitted. Seconds of each point since `start`; what was not marked since
+  /// means nothing.
+  virtual const std::vector<double>& seconds() = 0;
+};
+
 /// How many batches a TransferRing holds: one being filled, one under way, one being read.
 inline constexpr int kTransferSlots = 3;
 
@@ -133,6 +148,11 @@ class Device {
   /// Waits until everything submitted is done; errors of submitted work surface here.
   virtual void synchronize() = 0;
 
+  virtual std::unique_ptr<Stopwatch> make_stopwatch(std::int64_t points) = 0;
+
+  /// Between the two calls a profiler that was told to wait for it looks (cudaProfilerStart).
+  virtual void begin_capture() {}
+  virtual void end_capture() {}
   /// Named ranges on a profiler's timeline, around what is submitted between the two calls; nobody
   /// looks at them unless `traces`.
   virtual bool traces() const { return false; }

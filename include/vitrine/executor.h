@@ -52,17 +52,18 @@ class Executor {
   /// A kept value of the whole batch, [count · rows, ...], copied to the host as f32.
   std::vector<float> output(ValueId value) const;
 
-  /// Time by node, summed over workers; empty where the host's clock does not see the device.
-  Profile profile() const;
-  void reset_profile();
+  // Timing: a run marks the beginning of each chunk and the end of each of its operations.
+  std::int64_t points() const;
+  /// Runs mark the stopwatch's points from `first` on; nullptr: none.
+  void set_stopwatch(Stopwatch* stopwatch, std::int64_t first = 0);
+  /// What a stopwatch's times are those of, in the order of the plan's steps.
+  std::vector<StepOperation> timed_operations() const;
+  /// The operations of the run that marked the points last.
+  std::vector<Span> spans(const std::vector<double>& seconds) const;
 
  private:
   class Bound;
   class Ranges;
-  struct StepTime {
-    double seconds = 0;
-    std::int64_t calls = 0;
-  };
   std::span<char> row_input_bytes(const std::string& name);
   void run_chunk(const RunArgs& args, int worker, std::int64_t chunk, std::int64_t lane,
                  bool accumulate);
@@ -72,7 +73,9 @@ class Executor {
   const Plan& plan_;
   Buffer arenas_, gradients_, outputs_, constants_, step_, metrics_;
   std::vector<char> host_step_;
-  std::vector<std::vector<StepTime>> times_;  // [worker][step]
+  Stopwatch* stopwatch_ = nullptr;
+  std::int64_t first_point_ = 0;
+  std::vector<int> workers_of_chunks_;  // of the last run; -1: the chunk was empty
 };
 
 }  // namespace vitrine

@@ -53,7 +53,13 @@ class Optimizer {
   /// What the graph reads: the weights in its working type.
   const void* weights() const { return working_.bytes() > 0 ? working_.data() : weights_.data(); }
   /// Norm of the gradients, clipping, update; skips the step when the norm is not finite.
-  void update(const float* gradients, const StepState* state);
+  void update(const float* gradients, const StepState* state) {
+    measure_norm(gradients);
+    apply(gradients, state);
+  }
+  /// The two halves of `update`.
+  void measure_norm(const float* gradients);
+  void apply(const float* gradients, const StepState* state);
   OptimizerState state() const;
   /// The same as of now, for later.
   std::unique_ptr<Readback> read_state() const {

@@ -20,41 +20,13 @@
 #include "vitrine/optimizer.h"
 #include "vitrine/recipe.h"
 #include "vitrine/report.h"
+#include "vitrine/training_step.h"
 
 namespace vitrine {
 
 /// Throws BadInput when images of the data set cannot be fed to the model, or have classes it
 /// lacks.
 void check_data(const RunConfig& config, const Dataset& data);
-
-/// Hands the executor the rows of the coming batch; those beyond them are empty (image −1, label
-/// −1) and add nothing to losses, counts and gradients.
-void set_rows(Executor& executor, std::span<const BatchRow> rows,
-              std::span<const std::int32_t> labels);
-
-/// The images of a data set where a device reads them: all of them, or, where they do not fit, the
-/// batches of the next steps in a ring that is filled while the device works.
-class DeviceImages {
- public:
-  DeviceImages(Device& device, const Dataset& data, std::int64_t batch, bool resident);
-
-  /// How many images a plan is told of, and the bytes they take on the device.
-  static std::int64_t count(const Dataset& data, std::int64_t batch, bool resident);
-  static std::int64_t bytes(const Dataset& data, std::int64_t batch, bool resident);
-
-  const void* data() const { return ring_ ? ring_->device_data() : images_.data(); }
-  /// Makes the images of at most `batch` rows available to the work submitted next, and renumbers
-  /// the rows.
-  void load(std::vector<BatchRow>& rows);
-  /// That work has been submitted.
-  void submitted();
-
- private:
-  const Dataset& data_;
-  std::int64_t batch_;
-  Buffer images_;
-  std::unique_ptr<TransferRing> ring_;
-};
 
 /// What a run and its evaluation hold on a device.
 struct Footprint {
@@ -142,10 +114,11 @@ class Trainer {
 
   const Plan& plan() const { return plan_; }
   const TrainerState& state() const { return state_; }
-  Profile profile() const { return executor_.profile(); }
-  Buffer weights() const { return optimizer_.host_weights(); }
+  /// By operation; empty where the device works beside the host.
+  Profile profile() const;
+  Buffer weights() const { return step_.optimizer().host_weights(); }
   /// What the graph reads on the device, in its working type.
-  const void* device_weights() const { return optimizer_.weights(); }
+  const void* device_weights() const { return step_.optimizer().weights(); }
   EvaluationResult evaluate(bool details, TrainObserver& observer,
                             const std::atomic<bool>& interrupt);
   /// Bytes the plan announced for everything this run holds, the data sets included.
@@ -154,9 +127,6 @@ class Trainer {
  private:
   std::int64_t steps_per_epoch() const;
   void train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch);
-  void make_programs();
-  void run_micro_batch(const std::vector<std::int64_t>& order, std::int64_t begin, std::int64_t end,
-                       StepState state, Program& program);
   void note_tuning(TrainObserver& observer);
   void read_progress(std::int64_t images);
   void report_progress(TrainObserver& observer, bool wait);
@@ -177,17 +147,12 @@ class Trainer {
   std::filesystem::path output_;
   Plan plan_;
   Footprint footprint_;
-  Executor executor_;
-  Optimizer optimizer_;
-  DeviceImages images_;
+  TrainingStep step_;
   Evaluator evaluator_;
   Schedule schedule_;
-  Transform transform_;
   TrainerState state_;
   std::optional<std::string>
-      resumed_tuning_;           // of the checkpoint, until the first step is compared
-  std::int64_t valid_rows_ = 0;  // read when a program runs; where it is recorded, by its recording
-  std::unique_ptr<Program> step_, first_, next_, update_;  // the whole step, or its three parts
+      resumed_tuning_;  // of the checkpoint, until the first step is compared
   std::deque<Progress> progress_;
 };
 

@@ -26,6 +26,7 @@ Command add_inspect(CLI::App& app);
 Command add_data(CLI::App& app);
 Command add_step(CLI::App& app);
 Command add_export(CLI::App& app);
+Command add_profile(CLI::App& app);
 
 /// The flags that all commands with a device share; `options` holds the defaults.
 void add_device_flags(CLI::App& command, DeviceOptions& options);

@@ -75,7 +75,7 @@ int run_program(int argc, const char* const* argv) {
   app.set_version_flag("--version", "vitrine 0.1.0");
   std::vector<std::pair<CLI::App*, Command>> commands;
   for (auto add : {add_train, add_eval, add_predict, add_attention, add_inspect, add_data, add_step,
-                   add_export}) {
+                   add_export, add_profile}) {
     Command command = add(app);
     commands.emplace_back(app.get_subcommands([](CLI::App*) { return true; }).back(),
                           std::move(command));

@@ -12,6 +12,7 @@
 #include "io/files.h"
 #include "io/json_fields.h"
 #include "io/one_line.h"
+#include "io/process.h"
 #include "vitrine/trainer.h"
 
 namespace vitrine {
@@ -25,15 +26,6 @@ struct Options {
   DeviceOptions device;
   bool json = false;
 };
-
-// A figure of /proc/self/status in bytes; 0 where there is none.
-double process_bytes(const std::string& key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with(key + ":")) return 1024.0 * std::atof(line.c_str() + key.size() + 1);
-  }
-  return 0;
-}
 
 // runs/<preset>, runs/<preset>-2, …: the first that holds no run.
 fs::path default_output(const RunConfig& config) {

@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <utility>
@@ -58,6 +59,23 @@ class CpuReadback final : public Readback {
 
  private:
   std::vector<char> copy_;
+};
+
+/// The host's clock: work runs where it is submitted.
+class CpuStopwatch final : public Stopwatch {
+ public:
+  explicit CpuStopwatch(std::int64_t points) : seconds_(static_cast<std::size_t>(points)) {}
+  void start() override { start_ = Clock::now(); }
+  void mark(std::int64_t i) override {
+    seconds_[static_cast<std::size_t>(i)] =
+        std::chrono::duration<double>(Clock::now() - start_).count();
+  }
+  const std::vector<double>& seconds() override { return seconds_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+  std::vector<double> seconds_;
 };
 
 class CpuDevice final : public Device {
@@ -117,6 +135,9 @@ class CpuDevice final : public Device {
     return std::make_unique<CpuProgram>(std::move(work));
   }
   void synchronize() override {}
+  std::unique_ptr<Stopwatch> make_stopwatch(std::int64_t points) override {
+    return std::make_unique<CpuStopwatch>(points);
+  }
 
  private:
   cpu::ThreadPool pool_;

@@ -1,10 +1,12 @@
 #include "cuda/cuda_device.h"
 
+#include <cuda_profiler_api.h>
 #include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
 
 #include "cuda/program.h"
+#include "cuda/stopwatch.h"
 #include "cuda/transfer_ring.h"
 #include "io/format.h"
 
@@ -145,6 +147,20 @@ std::unique_ptr<Program> CudaDevice::program(const std::string& name, std::funct
 void CudaDevice::keep_tuning() {
   matmul_.save();
   traits_.tuning = matmul_.hash();
+}
+
+std::unique_ptr<Stopwatch> CudaDevice::make_stopwatch(std::int64_t points) {
+  return std::make_unique<CudaStopwatch>(stream_, points);
+}
+
+void CudaDevice::begin_capture() {
+  stream_.synchronize();
+  check("cudaProfilerStart", cudaProfilerStart());
+}
+
+void CudaDevice::end_capture() {
+  stream_.synchronize();
+  check("cudaProfilerStop", cudaProfilerStop());
 }
 
 void CudaDevice::begin_range(const std::string& name) {

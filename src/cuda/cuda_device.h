@@ -41,6 +41,10 @@ class CudaDevice final : public Device {
   std::unique_ptr<Program> program(const std::string& name, std::function<void()> work) override;
   void synchronize() override { stream_.synchronize(); }
 
+  std::unique_ptr<Stopwatch> make_stopwatch(std::int64_t points) override;
+
+  void begin_capture() override;
+  void end_capture() override;
   bool traces() const override { return true; }
   void begin_range(const std::string& name) override;
   void end_range() override;

@@ -6,14 +6,20 @@
 #include "vitrine/executor.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <map>
 
 #include "vitrine/conversion.h"
 
 namespace vitrine {
 namespace {
+
+const char* phase_name(Phase phase) {
+  return phase == Phase::forward ? "forward" : "backward";
+}
+
+std::int64_t points_of_chunk(const Plan& plan) {
+  return static_cast<std::int64_t>(plan.steps().size()) + 1;
+}
 
 std::size_t positive(std::int64_t bytes) {
   return static_cast<std::size_t>(std::max<std::int64_t>(bytes, 256));
@@ -114,8 +120,8 @@ class Executor::Ranges {
 
   void enter(const Node& node) {
     if (!device_.traces()) return;
-    const std::string levels[] = {node.phase == Phase::forward ? "forward" : "backward",
-                                  layer_of(node.name), node.operation->name()};
+    const std::string levels[] = {phase_name(node.phase), layer_of(node.name),
+                                  node.operation->name()};
     std::size_t same = 0;
     while (same < 2 && same < open_.size() && open_[same] == levels[same]) ++same;
     close(same);
@@ -126,11 +132,6 @@ class Executor::Ranges {
   }
 
  private:
-  // "blocks.3.attn.qkv" → "blocks.3"; "patch_embed.proj" → "patch_embed"
-  static std::string layer_of(const std::string& name) {
-    const std::size_t first = name.find('.');
-    return name.substr(0, name.starts_with("blocks.") ? name.find('.', first + 1) : first);
-  }
   void close(std::size_t level) {
     for (; open_.size() > level; open_.pop_back()) device_.end_range();
   }
@@ -160,7 +161,7 @@ Executor::Executor(Device& device, const Plan& plan) : device_(device), plan_(pl
     device.upload(constants_.as<char>() + plan.location(static_cast<ValueId>(id)).offset,
                   numbers.data(), numbers.size());
   }
-  reset_profile();
+  workers_of_chunks_.assign(count, -1);
 }
 
 std::span<char> Executor::row_input_bytes(const std::string& name) {
@@ -186,6 +187,7 @@ void Executor::run(const RunArgs& args) {
   const Chunking& chunking = plan_.chunking();
   const std::int64_t active = std::clamp<std::int64_t>(
       (args.valid_rows + chunking.rows - 1) / chunking.rows, 0, chunking.count);
+  workers_of_chunks_.assign(workers_of_chunks_.size(), -1);
   device_.for_each(chunking.lanes, [&](int worker, std::int64_t lane) {
     const std::int64_t begin = lane * chunking.count / chunking.lanes;
     const std::int64_t end = (lane + 1) * chunking.count / chunking.lanes;
@@ -201,13 +203,15 @@ void Executor::run(const RunArgs& args) {
 
 void Executor::run_chunk(const RunArgs& args, int worker, std::int64_t chunk, std::int64_t lane,
                          bool accumulate) {
-  using Clock = std::chrono::steady_clock;
   Bound operands(*this, args, worker, chunk, lane, accumulate);
   Ranges ranges(device_);
-  std::vector<StepTime>& times = times_[static_cast<std::size_t>(worker)];
-  auto before = Clock::now();
-  for (std::size_t i = 0; i < plan_.steps().size(); ++i) {
-    const PlanStep& step = plan_.steps()[i];
+  std::int64_t point = first_point_ + chunk * points_of_chunk(plan_);
+  const auto mark = [&] {
+    if (stopwatch_ != nullptr) stopwatch_->mark(point++);
+  };
+  workers_of_chunks_[static_cast<std::size_t>(chunk)] = worker;
+  mark();
+  for (const PlanStep& step : plan_.steps()) {
     const Node& node = plan_.graph().nodes()[step.node];
     operands.select(step);
     ranges.enter(node);
@@ -217,11 +221,7 @@ void Executor::run_chunk(const RunArgs& args, int worker, std::int64_t chunk, st
                    static_cast<std::size_t>(addend.size * size_of(addend.dtype)));
     }
     run_operation(node, operands);
-    if (device_.traits().asynchronous) continue;
-    const auto after = Clock::now();
-    times[i].seconds += std::chrono::duration<double>(after - before).count();
-    times[i].calls += 1;
-    before = after;
+    mark();
   }
 }
 
@@ -289,30 +289,44 @@ std::vector<float> Executor::output(ValueId id) const {
   return as_floats(bytes, value.dtype);
 }
 
-Profile Executor::profile() const {
-  std::map<std::string, ProfileRow> rows;
-  for (std::size_t i = 0; i < plan_.steps().size(); ++i) {
-    const Node& node = plan_.graph().nodes()[plan_.steps()[i].node];
-    const Cost cost = plan_.graph().cost(node);
-    ProfileRow& row = rows[node.operation->name()];
-    row.operation = node.operation->name();
-    for (const std::vector<StepTime>& worker : times_) {
-      const auto calls = static_cast<double>(worker[i].calls);
-      row.calls += worker[i].calls;
-      row.seconds += worker[i].seconds;
-      row.flops += cost.flops * calls;
-      row.bytes += cost.bytes * calls;
-    }
-  }
-  Profile profile;
-  if (device_.traits().asynchronous) return profile;
-  for (const auto& [name, row] : rows) profile.push_back(row);
-  return merge(profile, {});
+std::int64_t Executor::points() const {
+  return plan_.chunking().count * points_of_chunk(plan_);
 }
 
-void Executor::reset_profile() {
-  times_.assign(static_cast<std::size_t>(device_.workers()),
-                std::vector<StepTime>(plan_.steps().size()));
+void Executor::set_stopwatch(Stopwatch* stopwatch, std::int64_t first) {
+  stopwatch_ = stopwatch;
+  first_point_ = first;
+}
+
+std::vector<StepOperation> Executor::timed_operations() const {
+  const auto lanes = plan_.chunking().lanes;
+  const auto side_by_side = static_cast<int>(std::min<std::int64_t>(lanes, device_.workers()));
+  std::vector<StepOperation> operations;
+  for (const PlanStep& step : plan_.steps()) {
+    const Node& node = plan_.graph().nodes()[step.node];
+    const Cost cost = plan_.graph().cost(node);
+    operations.push_back({.operation = node.operation->name(),
+                          .place = node.name,
+                          .phase = phase_name(node.phase),
+                          .flops = cost.flops,
+                          .bytes = cost.bytes,
+                          .side_by_side = side_by_side});
+  }
+  return operations;
+}
+
+std::vector<Span> Executor::spans(const std::vector<double>& seconds) const {
+  std::vector<Span> spans;
+  const auto steps = static_cast<int>(plan_.steps().size());
+  for (std::int64_t chunk = 0; chunk < plan_.chunking().count; ++chunk) {
+    const int worker = workers_of_chunks_[static_cast<std::size_t>(chunk)];
+    if (worker < 0) continue;
+    const double* point = seconds.data() + first_point_ + chunk * points_of_chunk(plan_);
+    for (int i = 0; i < steps; ++i) {
+      spans.push_back({.operation = i, .worker = worker, .begin = point[i], .end = point[i + 1]});
+    }
+  }
+  return spans;
 }
 
 }  // namespace vitrine

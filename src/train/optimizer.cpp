@@ -102,25 +102,27 @@ Optimizer::Optimizer(Device& device, const Plan& plan, const OptimizerConfig& co
   state_ = device.allocate(sizeof(OptimizerState), "optimizer state");
 }
 
-void Optimizer::update(const float* gradients, const StepState* state) {
-  Kernels& kernels = device_.kernels();
+void Optimizer::measure_norm(const float* gradients) {
+  device_.kernels().gradient_norm(
+      {.optimizer = state_.as<OptimizerState>(), .gradients = {gradients, elements_}});
+}
+
+void Optimizer::apply(const float* gradients, const StepState* state) {
   View<void> working;
   if (working_.bytes() > 0) working = {working_.data(), elements_, working_type_};
-  kernels.gradient_norm(
-      {.optimizer = state_.as<OptimizerState>(), .gradients = {gradients, elements_}});
-  kernels.adamw({.weights = {weights_.as<float>(), elements_},
-                 .first_moment = {first_moment_.as<float>(), elements_},
-                 .second_moment = {second_moment_.as<float>(), elements_},
-                 .working_copy = working,
-                 .gradients = {gradients, elements_},
-                 .regions = {regions_.as<ParameterRegion>(), num_regions_},
-                 .optimizer = state_.as<OptimizerState>(),
-                 .state = state,
-                 .beta1 = static_cast<float>(config_.beta1),
-                 .beta2 = static_cast<float>(config_.beta2),
-                 .eps = static_cast<float>(config_.eps),
-                 .clip_norm = static_cast<float>(config_.clip_norm),
-                 .decoupled = config_.kind == OptimizerKind::adamw});
+  device_.kernels().adamw({.weights = {weights_.as<float>(), elements_},
+                           .first_moment = {first_moment_.as<float>(), elements_},
+                           .second_moment = {second_moment_.as<float>(), elements_},
+                           .working_copy = working,
+                           .gradients = {gradients, elements_},
+                           .regions = {regions_.as<ParameterRegion>(), num_regions_},
+                           .optimizer = state_.as<OptimizerState>(),
+                           .state = state,
+                           .beta1 = static_cast<float>(config_.beta1),
+                           .beta2 = static_cast<float>(config_.beta2),
+                           .eps = static_cast<float>(config_.eps),
+                           .clip_norm = static_cast<float>(config_.clip_norm),
+                           .decoupled = config_.kind == OptimizerKind::adamw});
 }
 
 OptimizerState Optimizer::state() const {

@@ -291,7 +291,7 @@ std::string render_profile(const Report& report) {
       if (!(operation.seconds > 0 && amount > 0)) return std::string("–");
       return format_double("%.1f", amount / operation.seconds * 1e-9);
     };
-    rows += "<tr><td><code>" + escape_html(operation.operation) + "</code></td>" +
+    rows += "<tr><td><code>" + escape_html(operation.name) + "</code></td>" +
             bar_cell(operation.seconds / longest) + "<td>" + fraction(operation.seconds / total) +
             "</td><td>" + format_double("%.3f", operation.seconds) + "</td><td>" +
             format_count(operation.calls) + "</td><td>" + rate(operation.flops) + "</td><td>" +

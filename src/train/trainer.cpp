@@ -1,9 +1,6 @@
 // The training loop.
 //
-// A step is: fill the batch's rows, run the plan (once a micro-batch, adding gradients), sum the
-// lanes, update. What a step computes is a function of (seed, step), so a resumed run repeats the
-// bits of one that was not interrupted. The work of a step is the same every time, so a device may
-// record it; the loop submits steps and waits for none of them before the epoch ends.
+// The loop submits steps and waits for none of them before the epoch ends.
 #include "vitrine/trainer.h"
 
 #include <algorithm>
@@ -129,16 +126,13 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
       output_(output),
       plan_(make_plan(config, train, test, device.traits(), /*resident=*/true)),
       footprint_(checked_footprint(config, train, test, device)),
-      executor_([&] {
+      step_([&] {
         if (!footprint_.train_resident) {
           plan_ = make_plan(config, train, test, device.traits(), /*resident=*/false);
         }
-        return Executor(device, plan_);
+        return TrainingStep(device, plan_, config_, train, footprint_.train_resident);
       }()),
-      optimizer_(device, plan_, optimizer_config(config.recipe)),
-      images_(device, train, config.recipe.batch_size, footprint_.train_resident),
-      evaluator_(device, config_, test, footprint_.test_resident),
-      transform_(transform(config.recipe, config.model.num_channels)) {
+      evaluator_(device, config_, test, footprint_.test_resident) {
   const auto per_epoch = static_cast<double>(steps_per_epoch());
   const Recipe& recipe = config.recipe;
   schedule_ = {.kind = recipe.sched,
@@ -147,36 +141,6 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
                .warmup_lr = recipe.warmup_lr,
                .warmup_steps = std::llround(recipe.warmup_epochs * per_epoch),
                .total_steps = std::llround(static_cast<double>(recipe.epochs) * per_epoch)};
-  make_programs();
-}
-
-void Trainer::make_programs() {
-  auto gradients = [this](bool accumulate) {
-    executor_.run({.weights = optimizer_.weights(),
-                   .inputs = {images_.data()},
-                   .valid_rows = valid_rows_,
-                   .accumulate = accumulate});
-  };
-  auto update = [this] {
-    const Range range(device_, "update");
-    try {
-      executor_.sum_gradients();
-      optimizer_.update(executor_.gradients(), executor_.state());
-      device_.operation_done();
-    } catch (const DeviceError& error) {
-      throw DeviceError(std::string("update: ") + error.what());
-    }
-  };
-  if (config_.recipe.grad_accum_steps == 1) {
-    step_ = device_.program("step", [=] {
-      gradients(false);
-      update();
-    });
-    return;
-  }
-  first_ = device_.program("first micro-batch", [=] { gradients(false); });
-  next_ = device_.program("micro-batch", [=] { gradients(true); });
-  update_ = device_.program("update", update);
 }
 
 std::int64_t Trainer::steps_per_epoch() const {
@@ -186,7 +150,7 @@ std::int64_t Trainer::steps_per_epoch() const {
 
 std::optional<WeightReport> Trainer::initialize(const Adaptation& adaptation) {
   std::optional<WeightReport> report;
-  optimizer_.upload_weights(start_weights(config_, plan_, adaptation, report));
+  step_.optimizer().upload_weights(start_weights(config_, plan_, adaptation, report));
   return report;
 }
 
@@ -196,47 +160,27 @@ void Trainer::resume(const Checkpoint& checkpoint) {
   const Tensors tensors = load_tensors(checkpoint, plan_);
   state_ = checkpoint.state;
   resumed_tuning_ = state_.tuning;
-  optimizer_.upload_weights(tensors.weights);
-  optimizer_.upload_moments(tensors.first_moment, tensors.second_moment, state_.optimizer);
-  if (state_.step_in_epoch > 0) executor_.set_chunk_metrics(state_.metrics);
-}
-
-void Trainer::run_micro_batch(const std::vector<std::int64_t>& order, std::int64_t begin,
-                              std::int64_t end, StepState state, Program& program) {
-  std::vector<BatchRow> rows;
-  std::vector<std::int32_t> labels;
-  for (std::int64_t position = begin; position < end; ++position) {
-    const std::int64_t image = order[static_cast<std::size_t>(position)];
-    rows.push_back(
-        random_view(train_, image, transform_, config_.recipe.seed, state_.epoch, position));
-    labels.push_back(train_.labels[static_cast<std::size_t>(image)]);
-  }
-  images_.load(rows);
-  set_rows(executor_, rows, labels);
-  valid_rows_ = end - begin;
-  executor_.set_state(state);
-  program.run();
-  images_.submitted();
+  step_.optimizer().upload_weights(tensors.weights);
+  step_.optimizer().upload_moments(tensors.first_moment, tensors.second_moment, state_.optimizer);
+  if (state_.step_in_epoch > 0) step_.executor().set_chunk_metrics(state_.metrics);
 }
 
 void Trainer::train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch) {
-  const Range range(device_, "step");
-  const std::int64_t batch = config_.recipe.batch_size;
-  const std::int64_t images = batch * config_.recipe.grad_accum_steps;
+  const std::int64_t images = config_.recipe.batch_size * config_.recipe.grad_accum_steps;
   const std::int64_t begin = step_in_epoch * images;
   const std::int64_t end = std::min(begin + images, train_.size());
-  StepState state;
-  state.seed = config_.recipe.seed;
-  state.step = static_cast<std::uint32_t>(state_.step);
-  state.learning_rate = static_cast<float>(schedule_.at(state_.step));
-  state.loss_scale = 1.0f / static_cast<float>(end - begin);
-  for (std::int64_t first = begin; first < end; first += batch) {
-    state.first_row = first - begin;
-    Program& program = step_ ? *step_ : first == begin ? *first_ : *next_;
-    run_micro_batch(order, first, std::min(first + batch, end), state, program);
-  }
-  if (update_) update_->run();
+  step_.run(std::span(order).subspan(static_cast<std::size_t>(begin),
+                                     static_cast<std::size_t>(end - begin)),
+            {.step = state_.step,
+             .epoch = state_.epoch,
+             .first_image = begin,
+             .learning_rate = schedule_.at(state_.step)});
   ++state_.step;
+}
+
+Profile Trainer::profile() const {
+  return step_.times().steps == 0 ? Profile{}
+                                  : make_table(step_.times(), ProfileBy::operation, nullptr);
 }
 
 // The choices of a tuning file that a training step makes are known once one has been submitted.
@@ -255,8 +199,8 @@ void Trainer::read_progress(std::int64_t images) {
   progress_.push_back({.step = state_.step,
                        .step_in_epoch = state_.step_in_epoch,
                        .images = images,
-                       .metrics = executor_.read_metrics(),
-                       .optimizer = optimizer_.read_state()});
+                       .metrics = step_.executor().read_metrics(),
+                       .optimizer = step_.optimizer().read_state()});
 }
 
 // Tells of the sums that have arrived, or waits for all of them.
@@ -265,7 +209,7 @@ void Trainer::report_progress(TrainObserver& observer, bool wait) {
   for (; !progress_.empty(); progress_.pop_front()) {
     Progress& progress = progress_.front();
     if (!wait && !(progress.metrics->ready() && progress.optimizer->ready())) return;
-    const Metrics sums = executor_.metrics(*progress.metrics);
+    const Metrics sums = step_.executor().metrics(*progress.metrics);
     const std::int64_t count = by_sample ? sums.samples : progress.step_in_epoch;
     const StepRecord record{.step = progress.step,
                             .loss = (by_sample ? sums.loss : sums.batch_loss) /
@@ -281,7 +225,7 @@ void Trainer::report_progress(TrainObserver& observer, bool wait) {
 
 EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
   const StepRecord last = state_.steps.back();  // of the epoch's last step
-  const Metrics sums = executor_.metrics();
+  const Metrics sums = step_.executor().metrics();
   ++state_.epoch;
   EpochRecord record{.epoch = state_.epoch,
                      .step = state_.step,
@@ -294,20 +238,21 @@ EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
                      .learning_rate = last.learning_rate,
                      .seconds = state_.epoch_seconds,
                      .images_per_second = static_cast<double>(sums.samples) / state_.epoch_seconds,
-                     .skipped_steps = optimizer_.state().skipped_steps};
+                     .skipped_steps = step_.optimizer().state().skipped_steps};
   state_.step_in_epoch = 0;
   state_.epoch_seconds = 0;
-  executor_.reset_metrics();
+  step_.executor().reset_metrics();
   state_.epochs.push_back(record);
   return record;
 }
 
 EvaluationResult Trainer::evaluate(bool details, TrainObserver& observer,
                                    const std::atomic<bool>& interrupt) {
-  return evaluator_.run(optimizer_.weights(), details, /*logits=*/false, [&](std::int64_t done) {
-    observer.on_evaluate(done, test_.size());
-    return !interrupt;
-  });
+  return evaluator_.run(step_.optimizer().weights(), details, /*logits=*/false,
+                        [&](std::int64_t done) {
+                          observer.on_evaluate(done, test_.size());
+                          return !interrupt;
+                        });
 }
 
 TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& interrupt) {
@@ -366,11 +311,12 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
 void Trainer::save(const std::vector<std::string>& names) {
   if (output_.empty()) return;
   device_.synchronize();
-  state_.optimizer = optimizer_.state();
-  state_.metrics = state_.step_in_epoch > 0 ? executor_.chunk_metrics() : std::vector<Metrics>{};
-  const Buffer weights = optimizer_.host_weights();
-  const Buffer first_moment = optimizer_.host_first_moment();
-  const Buffer second_moment = optimizer_.host_second_moment();
+  state_.optimizer = step_.optimizer().state();
+  state_.metrics =
+      state_.step_in_epoch > 0 ? step_.executor().chunk_metrics() : std::vector<Metrics>{};
+  const Buffer weights = step_.optimizer().host_weights();
+  const Buffer first_moment = step_.optimizer().host_first_moment();
+  const Buffer second_moment = step_.optimizer().host_second_moment();
   const TensorViews tensors(weights.as<float>(), first_moment.as<float>(),
                             second_moment.as<float>());
   save_checkpoint(output_, config_, plan_, tensors, state_, names);

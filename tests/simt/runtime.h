@@ -24,13 +24,15 @@
 namespace simt {
 
 /// One thing that the device does. A node of a graph is this and nothing else.
+struct Point;
 struct Work {
-  enum class Kind { launch, copy, memset };
+  enum class Kind { launch, copy, memset, record };
   std::string what;
   std::function<void()> run;
   Kind kind = Kind::launch;
   cudaMemcpyKind direction = cudaMemcpyDefault;  ///< of a copy
   std::size_t bytes = 0;                         ///< of a copy
+  std::shared_ptr<Point> point = nullptr;        ///< of an external event, passed anew each time
 };
 using Nodes = std::shared_ptr<const std::vector<Work>>;
 
@@ -94,6 +96,7 @@ struct CUevent_st {
   bool timed;
   std::shared_ptr<simt::Point> point;      ///< of the latest recording
   std::shared_ptr<simt::Capture> capture;  ///< if it was recorded into one
+  std::shared_ptr<simt::Point> external;   ///< what all graphs pass that it is a node of
 };
 struct CUgraphNode_st {
   simt::Work work;

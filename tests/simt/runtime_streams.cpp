@@ -1,4 +1,6 @@
 // Streams and events of the emulated CUDA runtime.
+#include <cuda_profiler_api.h>
+
 #include "simt/runtime.h"
 
 namespace simt {
@@ -29,7 +31,7 @@ cudaError_t create_stream(cudaStream_t* stream, unsigned flags) {
 }
 
 cudaError_t create_event(cudaEvent_t* event, unsigned flags) {
-  *event = runtime.events.add({(flags & cudaEventDisableTiming) == 0, nullptr, nullptr});
+  *event = runtime.events.add({(flags & cudaEventDisableTiming) == 0, nullptr, nullptr, nullptr});
   return cudaSuccess;
 }
 
@@ -66,6 +68,16 @@ cudaError_t record(CUevent_st& event, CUstream_st& stream) {
   event.point = std::make_shared<Point>(Point{&stream});
   enqueue(stream, Record{event.point});
   return cudaSuccess;
+}
+
+/// A node of the graph that is being captured; each replay times the event anew.
+cudaError_t record_external(CUevent_st& event, CUstream_st& stream) {
+  if (!stream.capture) return cudaErrorInvalidValue;
+  event.capture = nullptr;
+  if (!event.external) event.external = std::make_shared<Point>(Point{&stream});
+  event.point = event.external;
+  return append(*stream.capture,
+                {.what = "event", .kind = Work::Kind::record, .point = event.point});
 }
 
 cudaError_t wait(CUstream_st& stream, const CUevent_st& event) {
@@ -126,6 +138,20 @@ cudaError_t cudaDeviceSynchronize() {
   });
 }
 
+cudaError_t cudaProfilerStart() {
+  return simt::call("cudaProfilerStart", [] {
+    ++simt::runtime.counters.profiler_starts;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaProfilerStop() {
+  return simt::call("cudaProfilerStop", [] {
+    ++simt::runtime.counters.profiler_stops;
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   return simt::call("cudaStreamCreate",
                     [&] { return simt::create_stream(stream, cudaStreamDefault); });
@@ -177,6 +203,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
   return simt::call_on_stream("cudaEventRecord", handle, [&](CUstream_st& stream) {
     if (!simt::runtime.events.has(event)) return cudaErrorInvalidResourceHandle;
     return simt::record(*event, stream);
+  });
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, unsigned flags) {
+  return simt::call_on_stream("cudaEventRecordWithFlags", handle, [&](CUstream_st& stream) {
+    if (!simt::runtime.events.has(event)) return cudaErrorInvalidResourceHandle;
+    return flags == cudaEventRecordExternal ? simt::record_external(*event, stream)
+                                            : simt::record(*event, stream);
   });
 }
 

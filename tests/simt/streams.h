@@ -59,6 +59,7 @@ struct Counters {
   std::int64_t copies_on_host = 0, bytes_on_host = 0;      ///< the same
   std::int64_t memsets = 0;                                ///< cudaMemset and cudaMemsetAsync
   std::int64_t host_waits = 0;  ///< calls that wait: cuda…Synchronize, copies that are synchronous
+  std::int64_t profiler_starts = 0, profiler_stops = 0;
   std::int64_t allocations = 0;  ///< cudaMalloc, cudaMallocHost and cudaHostAlloc
 };
 Counters counters();

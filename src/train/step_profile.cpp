@@ -1,0 +1,209 @@
+// Taking a training step apart.
+//
+// Steps run in a row for their rate; then steps with the times of their operations and steps
+// without take turns, so that what timing costs is known and both see the same machine.
+#include "vitrine/step_profile.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "io/format.h"
+#include "io/process.h"
+#include "model/fields.h"
+#include "train/footprint.h"
+#include "vitrine/error.h"
+#include "vitrine/trainer.h"
+
+namespace vitrine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::int64_t kStepsInARow =
+    10;  // that a device beside the host is given before it is waited for
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double forward_flops_of_model(const RunConfig& config, const DeviceTraits& traits) {
+  return plan_vit(config.model, {.training = false, .prune_last_block = false}, 1, traits)
+      .forward_flops();
+}
+
+/// Steps one after another over the images, as an epoch has them.
+class Steps {
+ public:
+  Steps(Device& device, const Plan& plan, const RunConfig& config, const Dataset& data,
+        bool resident)
+      : step_(device, plan, config, data, resident),
+        images_(config.recipe.batch_size * config.recipe.grad_accum_steps),
+        size_(data.size()),
+        learning_rate_(config.recipe.lr) {
+    step_.optimizer().upload_weights(initial_weights(config.model, plan, config.recipe.seed));
+  }
+
+  TrainingStep& step() { return step_; }
+  std::int64_t images() const { return images_; }
+
+  void run() {
+    std::vector<std::int64_t> images;
+    for (std::int64_t i = 0; i < images_; ++i) images.push_back((done_ * images_ + i) % size_);
+    step_.run(images, {.step = done_, .learning_rate = learning_rate_});
+    ++done_;
+  }
+
+  /// Seconds of each of `count` steps in a row, nothing measured inside them.
+  std::vector<double> run_in_a_row(Device& device, std::int64_t count) {
+    const std::int64_t together = device.traits().asynchronous ? kStepsInARow : 1;
+    step_.set_timing(Timing::none);
+    std::vector<double> seconds;
+    for (std::int64_t done = 0; done < count; done += together) {
+      const auto start = Clock::now();
+      for (std::int64_t i = 0; i < together; ++i) run();
+      device.synchronize();
+      seconds.push_back(seconds_since(start) / static_cast<double>(together));
+    }
+    return seconds;
+  }
+
+  /// Steps since the times were reset last.
+  std::int64_t done_since_reset() const { return done_ - reset_at_; }
+  void reset() {
+    step_.reset_times();
+    reset_at_ = done_;
+  }
+
+  double run_timed(Timing timing) {
+    step_.set_timing(timing);
+    run();
+    return step_.step_seconds();
+  }
+
+ private:
+  TrainingStep step_;
+  std::int64_t images_, size_, done_ = 0, reset_at_ = 0;
+  double learning_rate_;
+};
+
+StepProfile describe(Device& device, const RunConfig& config, const Dataset& data,
+                     const Plan& plan) {
+  const auto micro_batches = static_cast<double>(config.recipe.grad_accum_steps);
+  const std::int64_t images = config.recipe.batch_size * config.recipe.grad_accum_steps;
+  StepProfile profile;
+  profile.model = config.preset.empty() ? "vit" : config.preset;
+  profile.device = device.traits().name;
+  profile.description = device.traits().description;
+  profile.precision =
+      EnumNames<Precision>::names.at(static_cast<std::size_t>(config.recipe.precision));
+  profile.data = data.name;
+  profile.images_per_step = images;
+  profile.chunking = plan.chunking();
+  profile.flops = plan.cost().flops * micro_batches;
+  profile.bytes = plan.cost().bytes * micro_batches;
+  profile.model_flops =
+      3 * forward_flops_of_model(config, device.traits()) * static_cast<double>(images);
+  profile.planned_bytes = static_cast<double>(plan.memory(device.workers()).total());
+  return profile;
+}
+
+// Whether all images may lie on the device; throws where not even a few batches may.
+bool fits_resident(Device& device, const RunConfig& config, const Dataset& data, double planned) {
+  const DeviceTraits& traits = device.traits();
+  const auto memory = static_cast<double>(traits.memory);
+  const auto with = [&](bool resident) {
+    const std::int64_t bytes = DeviceImages::bytes(data, config.recipe.batch_size, resident);
+    return planned + (traits.reads_host_memory ? 0.0 : static_cast<double>(bytes));
+  };
+  if (with(true) <= memory) return true;
+  if (!traits.reads_host_memory && with(false) <= memory) return false;
+  throw OutOfMemory("out of memory: batch_size " + std::to_string(config.recipe.batch_size) +
+                    " needs " + format_bytes(with(traits.reads_host_memory)) + ", free are " +
+                    format_bytes(memory) + "; vitrine inspect names the largest batch that fits");
+}
+
+}  // namespace
+
+StepProfile profile_step(Device& device, const RunConfig& config, const Dataset& data,
+                         const StepProfileOptions& options, const ProfileObserver& observer) {
+  check_data(config, data);
+  const std::int64_t batch = config.recipe.batch_size;
+  const auto plan_for = [&](bool resident) {
+    const std::int64_t stored = DeviceImages::count(data, batch, resident);
+    return plan_vit(config.model, training_options(config, data, stored), batch, device.traits());
+  };
+  Plan plan = plan_for(true);
+  StepProfile profile = describe(device, config, data, plan);
+  const bool resident = fits_resident(device, config, data, profile.planned_bytes);
+  if (!resident) plan = plan_for(false);
+  if (!device.traits().reads_host_memory) {
+    profile.planned_bytes += static_cast<double>(DeviceImages::bytes(data, batch, resident));
+  }
+  const double bytes_before = process_bytes("VmRSS");
+  Steps steps(device, plan, config, data, resident);
+  const auto tell = [&](const char* what, std::int64_t done, std::int64_t of) {
+    if (!observer(what, done * steps.images(), of * steps.images())) throw Error("interrupted");
+  };
+  tell("Warm-up", 0, options.warm_up);
+  steps.run();
+  device.synchronize();
+  profile.first_step_seconds = process_age();
+  for (std::int64_t i = 1; i < options.warm_up; ++i) {
+    steps.run();
+    tell("Warm-up", i + 1, options.warm_up);
+  }
+  device.synchronize();
+  steps.reset();
+  if (options.capture) device.begin_capture();
+  profile.wall_seconds = steps.run_in_a_row(device, options.steps);
+  if (options.capture) device.end_capture();
+  profile.data_seconds =
+      steps.step().data_seconds() / static_cast<double>(steps.done_since_reset());
+  const auto of_device = static_cast<double>(device.peak_bytes());
+  profile.peak_bytes = of_device > 0 ? of_device : process_bytes("VmHWM") - bytes_before;
+  if (options.capture) return profile;
+
+  for (int i = 0; i < 2; ++i) steps.run_timed(Timing::operations);  // recorded by the second
+  steps.reset();
+  for (std::int64_t i = 0; i < options.steps; ++i) {
+    profile.plain_seconds.push_back(steps.run_timed(Timing::step));
+    profile.timed_seconds.push_back(steps.run_timed(Timing::operations));
+    tell("Steps", i + 1, options.steps);
+  }
+  profile.times = steps.step().times();
+  profile.roof = measure_roof(device, config.recipe.precision);
+  return profile;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : 0.5 * (values[half - 1] + values[half]);
+}
+
+double StepProfile::images_per_second() const {
+  return static_cast<double>(images_per_step) / median(wall_seconds);
+}
+
+double StepProfile::operation_seconds() const {
+  double seconds = 0;
+  for (const ProfileRow& row : make_table(times, ProfileBy::operation, nullptr)) {
+    seconds += row.seconds;
+  }
+  return seconds / static_cast<double>(std::max<std::int64_t>(times.steps, 1));
+}
+
+double StepProfile::floor_seconds() const {
+  double seconds = 0;
+  for (const ProfileRow& row : make_table(times, ProfileBy::operation, &roof)) {
+    seconds += row.floor_seconds;
+  }
+  return seconds / static_cast<double>(std::max<std::int64_t>(times.steps, 1));
+}
+
+double StepProfile::overhead() const {
+  return median(timed_seconds) / median(plain_seconds) - 1;
+}
+
+}  // namespace vitrine
