@@ -2,7 +2,7 @@
 """One or two files of benchmark results as a table (Markdown) and as a picture.
 
   tools/bench_table.py ours.json                     time, spread, rates and percent of the roof
-  tools/bench_table.py before.json after.json        and how the second's times relate to the first's
+  tools/bench_table.py before.json after.json        and the second's times over the first's
   tools/bench_table.py ours.json peers.json --picture roof.svg
 
 Reads the JSON of Google Benchmark (with --benchmark_repetitions for a spread), of
@@ -34,7 +34,7 @@ INCHES, MARGIN = 0.17, 1.3  # of a peer's bar; of title, axis and legend togethe
 
 def time_text(seconds):
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size:
+        if seconds >= 0.9995 * size:  # 1.00 ms, not 1,000 µs
             return f"{three_digits(seconds / size)} {unit}"
     return f"{three_digits(seconds * 1e9)} ns"
 
@@ -45,7 +45,7 @@ def three_digits(value):
 
 def rate_text(value, unit):
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if value >= size:
+        if value >= 0.9995 * size:
             return f"{three_digits(value / size)} {prefix}{unit}"
     return f"{three_digits(value)} {unit}"
 

@@ -14,11 +14,12 @@ backward compiled as one; on CUDA bf16 autocast, TF32 where fp32 is left, the wh
 graph, timm's models where timm is installed. On the CPU all is fp32, as Vitrine is there.
 
 Every variant is first held against the model of reference_model.py, then timed. The fastest eager
-one, the fastest compiled one, and the fastest of all with the last block's unread tokens left out by
-hand ("pruned": Vitrine's passes do that by themselves) are then timed in turn with Vitrine, bound to
-the same cores. Times are medians and minima of steps (on CUDA: of ten steps, with the GPU waited for
-after the tenth; Vitrine: of rounds). The spread of a variant is the middle half of its steps, in
-turn it is the fastest and the slowest round's median. A ratio is PyTorch's median over Vitrine's.
+one, the fastest compiled one, and the fastest of all with the last block's unread tokens left out
+by hand ("pruned": Vitrine's passes do that by themselves) are then timed in turn with Vitrine,
+bound to the same cores. Times are medians and minima of steps (on CUDA: of ten steps, with the GPU
+waited for after the tenth; Vitrine: of rounds). The spread of a variant is the middle half of its
+steps; in turn it is the fastest and the slowest round's median. A ratio is PyTorch's median over
+Vitrine's.
 
 Needs torch (1.13 or newer; for CUDA 2.4) and numpy; torch.compile also needs torch 2 and a C++
 compiler. Without the Vitrine binary only PyTorch is measured.
@@ -87,8 +88,8 @@ class PyTorch:
         return self.answer(60 * max(1, seconds))
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # closes its ends of the pipes and waits
+            self.process.stdin.close()
 
 
 def vitrine(args, *flags):
@@ -132,13 +133,9 @@ def run_vitrine(name, batch, args):
 # The comparison
 
 def available(name, variant):
-    import torch
-    mode, attention, *_ = variant.split("-")
-    if mode != "eager" and not hasattr(torch, "compile"):
-        return False
-    if attention == "timm":
-        return name.startswith("vit_") and importlib.util.find_spec("timm") is not None
-    return attention == "bmm" or hasattr(torch.nn.functional, "scaled_dot_product_attention")
+    """Variants with timm's models need them."""
+    return "-timm" not in variant or (name.startswith("vit_") and
+                                      importlib.util.find_spec("timm") is not None)
 
 
 def summary(times, batch, spread):

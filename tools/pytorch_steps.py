@@ -67,7 +67,8 @@ def project(attention, x, first, count):
     elif count < 3:
         weight = weight[first * hidden:(first + count) * hidden]
         bias = bias if bias is None else bias[first * hidden:(first + count) * hidden]
-    y = F.linear(x, weight.reshape(count * hidden, hidden), bias if bias is None else bias.flatten())
+    bias = bias if bias is None else bias.flatten()
+    y = F.linear(x, weight.reshape(count * hidden, hidden), bias)
     return y.unflatten(2, (count, heads, size)).permute(2, 0, 3, 1, 4)
 
 
