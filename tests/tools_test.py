@@ -252,7 +252,8 @@ class Readme(Files):
 
 
 WORKER = """import json, sys
-times = {"eager-sdpa": 9, "eager-bmm": 8, "compile-sdpa": 6, "joint-bmm": 4, "joint-bmm-pruned": 3}
+times = {"eager-sdpa": 9, "eager-bmm": 8, "compile-sdpa": 6, "joint-bmm-gelu": 4,
+         "joint-bmm-gelu-pruned": 3}
 variant = sys.argv[3]
 if variant not in times: sys.exit(1)
 print(json.dumps("ready"), flush=True)
@@ -298,9 +299,9 @@ class PyTorchComparison(Files):
     def test_each_kind_is_held_against_its_fastest_variant(self):
         record = self.compare()
         best = {group: (entry["best"], entry["ratio"]) for group, entry in record["groups"].items()}
-        self.assertEqual(best, dict(eager=("eager-bmm", 4), compiled=("joint-bmm", 2),
-                                    pruned=("joint-bmm-pruned", 1.5)))
-        self.assertEqual((record["best"], record["ratio"]), ("joint-bmm", 2))
+        self.assertEqual(best, dict(eager=("eager-bmm", 4), compiled=("joint-bmm-gelu", 2),
+                                    pruned=("joint-bmm-gelu-pruned", 1.5)))
+        self.assertEqual((record["best"], record["ratio"]), ("joint-bmm-gelu", 2))
         self.assertEqual(record["pytorch"]["minimum_ms"], 3.6)
         self.assertEqual(record["vitrine"]["rounds_ms"], [2, 2])
         self.assertIn("error", record["variants"]["compile-bmm"])
@@ -311,7 +312,7 @@ class PyTorchComparison(Files):
     def test_without_vitrine_pytorch_alone_is_measured(self):
         self.args.vitrine = str(self.path / "none")
         record = self.compare()
-        self.assertEqual(record["best"], "joint-bmm")
+        self.assertEqual(record["best"], "joint-bmm-gelu")
         self.assertNotIn("ratio", record)
 
     def test_a_benchmark_that_fails_is_an_error_of_the_model(self):
@@ -323,7 +324,8 @@ class PyTorchComparison(Files):
     def test_names_of_variants(self):
         for name in ("eager-sdpa", "graph-cudnn-conv-pruned", "joint-timm"):
             self.assertEqual(compare_pytorch.variant_name(name), name)
-        for name in ("eager", "lazy-sdpa", "eager-best", "eager-sdpa-fast", "eager-timm-conv"):
+        for name in ("eager", "lazy-sdpa", "eager-best", "eager-sdpa-fast", "eager-timm-conv",
+                     "eager-bmm-pruned-conv"):
             with self.assertRaisesRegex(compare_pytorch.argparse.ArgumentTypeError, name):
                 compare_pytorch.variant_name(name)
 

@@ -9,7 +9,7 @@ already in memory (Vitrine's also gathers, crops and normalises them from bytes)
 (pytorch_steps.py) is written as fast as we know how: fused Adam or AdamW, gradients set to None,
 patches by one matmul or by a channels-last convolution, q, k and v by one matmul (per-head maps
 laid out block-diagonally), attention by PyTorch's choice of kernel, by cuDNN's or by batched
-matmuls; memory kept by the allocator between steps; eager, compiled, max-autotuned, forward and
+matmuls; GELU in the form that compiles best; memory kept by the allocator between steps; eager, compiled, max-autotuned, forward and
 backward compiled as one; on CUDA bf16 autocast, TF32 where fp32 is left, the whole step as one CUDA
 graph, timm's models where timm is installed. On the CPU all is fp32, as Vitrine is there.
 
@@ -51,7 +51,7 @@ MODES = {"eager": "eager", "compile": "compiled", "autotune": "compiled", "joint
 ATTENTIONS = ("sdpa", "cudnn", "bmm", "timm")
 DEFAULT_VARIANTS = {  # those that have been the fastest of a model, and their nearest rivals
     "cpu": ("eager-sdpa", "eager-bmm", "eager-bmm-conv", "compile-sdpa", "compile-bmm",
-            "autotune-bmm", "joint-sdpa", "joint-bmm"),
+            "autotune-bmm", "joint-sdpa-gelu", "joint-bmm-gelu"),
     "cuda": ("eager-sdpa", "eager-cudnn", "eager-timm", "autotune-sdpa", "autotune-cudnn",
              "autotune-sdpa-conv", "graph-sdpa")}
 BENCHMARK = {"cpu": "train_step/{}", "cuda": "train_step/{}/cuda/bf16"}
@@ -264,10 +264,12 @@ def have_vitrine(args):
 def variant_name(text):
     mode, _, rest = text.partition("-")
     attention, *extras = rest.split("-")
-    known = mode in MODES and attention in ATTENTIONS and set(extras) <= {"conv", "pruned"}
-    if not known or (attention == "timm" and extras):
-        raise argparse.ArgumentTypeError(f"found {text}, expected MODE-ATTENTION[-conv][-pruned] "
-                                         f"with {'|'.join(MODES)} and {'|'.join(ATTENTIONS)}")
+    in_order = [extra for extra in ("conv", "gelu", "pruned") if extra in extras]
+    if (mode not in MODES or attention not in ATTENTIONS or in_order != extras or
+            (attention == "timm" and extras)):
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected MODE-ATTENTION[-conv][-gelu][-pruned] with "
+            f"{'|'.join(MODES)} and {'|'.join(ATTENTIONS)}")
     return text
 
 

@@ -1,6 +1,6 @@
 """Training steps of one variant of one model in PyTorch: what tools/compare_pytorch.py times.
 
-A variant is MODE-ATTENTION[-conv][-pruned]:
+A variant is MODE-ATTENTION[-conv][-gelu][-pruned]:
 
   eager     as written
   compile   forward and loss by torch.compile
@@ -12,6 +12,8 @@ A variant is MODE-ATTENTION[-conv][-pruned]:
   bmm       two batched matmuls and a softmax
   timm      timm's model (attention by sdpa), channels-last
   conv      the patch projection as a channels-last convolution; otherwise by one matmul
+  gelu      GELU as compiled code is fast at it on the CPU: its tanh form by exp, its erf form by
+            ATen's kernel
   pruned    the last block works only for the token that is read: what Vitrine's pass does, by hand
 
 It is held against the model of reference_model.py, warmed up, and then answers each line "seconds"
@@ -28,6 +30,7 @@ ADAM = {"mnist-tutorial", "notes-encoder", "d2l-224"}  # the others: AdamW, deca
 LEARNING_RATES = {"mnist-tutorial": 5e-3, "cifar10-small": 1e-2}  # the others: 1e-3
 WEIGHT_DECAYS = {"cifar10-small": 1e-2}
 WARM_UP_SECONDS = 1.0
+GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 CUDA_STEPS = 10  # timed together: the host runs ahead of the GPU, as in training
 
 # ---------------------------------------------------------------------------------------------
@@ -93,6 +96,24 @@ def bmm(module, q, k, v):
     return F.dropout(p, module.dropout, module.training) @ v
 
 
+def mlp_with_exp(mlp, x):
+    """tanh GELU as x · sigmoid(2u): the same function; compiled code has a fast exp."""
+    import torch
+    import torch.nn.functional as F
+    x = mlp.fc1(x)
+    u2 = x * (2 * GELU_SCALE + 2 * GELU_SCALE * 0.044715 * x * x)
+    x = x / (1 + torch.exp((-u2).clamp(max=80)))  # beyond, the gradient would be inf / inf
+    return mlp.fc2(F.dropout(x, mlp.dropout, mlp.training))
+
+
+def leave_gelu_to_its_kernel():
+    """torch.compile takes its own erf otherwise."""
+    import torch
+    from torch._inductor.decomposition import decompositions
+    for kernel in (torch.ops.aten.gelu.default, torch.ops.aten.gelu_backward.default):
+        decompositions.pop(kernel, None)
+
+
 def pruned_block(block, x, place):
     """Block.forward for the token at `place` (a slice); keys and values are of all tokens."""
     def attend(h):
@@ -123,6 +144,10 @@ def fast_model(config, attention, extras=()):
     for block in model.blocks:
         block.attn.forward = attention_forward.__get__(block.attn)
         block.attn.attend = (bmm if attention == "bmm" else sdpa).__get__(block.attn)
+        if "gelu" in extras and block.mlp.activation not in ("gelu", "relu"):
+            block.mlp.forward = mlp_with_exp.__get__(block.mlp)
+    if "gelu" in extras:
+        leave_gelu_to_its_kernel()
     if "pruned" in extras:
         place = slice(0, 1) if config["class_token"] == "first" else slice(-1, None)
         last = model.blocks[-1]
@@ -306,7 +331,9 @@ def verify_gradients(config, model, gradients, images, labels):
     On the CPU an error of 1e-4 ends the comparison; in bf16 one of twice what bf16 as written
     differs from fp32.
     """
-    model.eval()  # dropout's numbers differ
+    from reference_model import DROPOUTS
+    if any(config[rate] > 0 for rate in DROPOUTS):
+        model.eval()  # their numbers differ; compiled once more for it
     device = images.device.type
     exact, allowed = fp32_gradients(config, model, images, labels), 1e-4
     if device == "cuda":
