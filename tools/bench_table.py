@@ -153,7 +153,7 @@ def bars(first, second, second_name):
     return operations
 
 
-def draw(operations, path):
+def draw(operations, path, our_name):
     try:
         import matplotlib
     except ImportError:
@@ -175,7 +175,7 @@ def draw(operations, path):
     for y, thickness, name, one in places["bars"]:
         roof = one.rates["roof"]
         axes.barh(y, roof, thickness, align="edge", **styles[name],
-                  label=None if name in labelled else name)
+                  label=None if name in labelled else our_name if name == "vitrine" else name)
         labelled.add(name)
         axes.text(roof + right / 200, y + thickness / 2, f"{roof:.0f} %  {time_text(one.time)}",
                   va="center", fontsize=6 if thickness < 1 else 7, zorder=3,
@@ -232,9 +232,10 @@ def main():
             raise BadInput(f"{args.first}: no benchmark" +
                            (f" matches {args.filter}" if args.filter else ""))
         give_rates(first, second)
-        if args.picture:
-            draw(bars(first, second, args.second and Path(args.second).stem), args.picture)
         names = [Path(path).stem for path in (args.first, args.second) if path]
+        if args.picture:
+            twice = any(peer is None for _, peer in second)  # ours before and after
+            draw(bars(first, second, names[-1]), args.picture, names[0] if twice else "vitrine")
         print(table_of_two(first, second, names) if args.second else table_of_one(first), end="")
     except (BadInput, re.error) as error:
         fail(error)
