@@ -49,7 +49,7 @@ BATCHES = {  # by device; the first of a model's benchmarks in the Vitrine binar
 MODES = {"eager": "eager", "compile": "compiled", "autotune": "compiled", "joint": "compiled",
          "graph": "compiled"}
 ATTENTIONS = ("sdpa", "cudnn", "bmm", "timm")
-DEFAULT_VARIANTS = {  # those that have been the fastest of a model, and their nearest rivals
+DEFAULT_VARIANTS = {  # compiling takes time: those that may be the fastest of a model
     "cpu": ("eager-sdpa", "eager-bmm", "eager-bmm-conv", "compile-sdpa", "compile-bmm",
             "autotune-bmm", "joint-sdpa-gelu", "joint-bmm-gelu"),
     "cuda": ("eager-sdpa", "eager-cudnn", "eager-timm", "autotune-sdpa", "autotune-cudnn",
