@@ -1,18 +1,25 @@
 #!/usr/bin/env python3
-"""Training throughput of PyTorch and Vitrine, side by side on the same cores or the same GPU.
+"""Training steps of PyTorch and Vitrine, side by side on the same cores or the same GPU.
 
   tools/compare_pytorch.py --threads 2 --json result.json
   tools/compare_pytorch.py --device cuda --json result.json
 
 A step is: clear gradients, forward, loss, backward, optimizer step, on float images that are
-already in memory. PyTorch (pytorch_steps.py) is written as fast as we know how: patches by one
-matmul, q, k and v by one matmul (per-head maps laid out block-diagonally), attention by
-scaled_dot_product_attention or by batched matmuls, fused Adam, eager or compiled, memory kept by
-the allocator between steps; on CUDA bf16 autocast, torch.compile(mode="max-autotune"), and timm's
-models where timm is installed. Every variant is first held against the model of reference_model.py,
-in fp32 on the CPU, then timed; the fastest one is then timed in turn with Vitrine. Both are bound
-to the same cores. Times are medians and minima of steps (on CUDA: of ten steps, with the GPU waited
-for after the tenth; Vitrine: of the rounds' results, as its benchmark reports them).
+already in memory (Vitrine's also gathers, crops and normalises them from bytes). PyTorch
+(pytorch_steps.py) is written as fast as we know how: fused Adam or AdamW, gradients set to None,
+patches by one matmul or by a channels-last convolution, q, k and v by one matmul (per-head maps
+laid out block-diagonally), attention by PyTorch's choice of kernel, by cuDNN's or by batched
+matmuls; GELU in the form that compiles best; memory kept by the allocator between steps; eager, compiled, max-autotuned, forward and
+backward compiled as one; on CUDA bf16 autocast, TF32 where fp32 is left, the whole step as one CUDA
+graph, timm's models where timm is installed. On the CPU all is fp32, as Vitrine is there.
+
+Every variant is first held against the model of reference_model.py, then timed. The fastest eager
+one, the fastest compiled one, and the fastest of all with the last block's unread tokens left out
+by hand ("pruned": Vitrine's passes do that by themselves) are then timed in turn with Vitrine,
+bound to the same cores. Times are medians and minima of steps (on CUDA: of ten steps, with the GPU
+waited for after the tenth; Vitrine: of rounds). The spread of a variant is the middle half of its
+steps; in turn it is the fastest and the slowest round's median. A ratio is PyTorch's median over
+Vitrine's.
 
 Needs torch (1.13 or newer; for CUDA 2.4) and numpy; torch.compile also needs torch 2 and a C++
 compiler. Without the Vitrine binary only PyTorch is measured.
@@ -22,7 +29,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import re
 import select
 import statistics
@@ -31,15 +37,25 @@ import sys
 import time
 from pathlib import Path
 
-BATCHES = {  # by device
-    "cpu": {"mnist-tutorial": 128, "cifar10-small": 256, "vit_tiny_patch16_224": 8},
+from benchmark_json import SECONDS, parse_name, split_name
+from pytorch_machine import describe, environment, gpu_state
+
+BATCHES = {  # by device; the first of a model's benchmarks in the Vitrine binary goes before
+    "cpu": {"mnist-tutorial": 128, "mnist-small": 128, "cifar10-small": 256, "notes-encoder": 256,
+            "d2l-224": 8, "vit_tiny_patch16_224": 8},
     "cuda": {"vit_base_patch16_224": 256, "cifar10-small": 256, "vit_tiny_patch16_224": 256,
-             "vit_small_patch16_224": 256, "vit_large_patch16_224": 128, "mnist-tutorial": 128}}
-VARIANTS = ("eager-sdpa", "eager-bmm", "eager-timm", "compile-sdpa", "compile-bmm", "compile-timm")
-BENCHMARKS = {"cpu": "train_step/{model}/B:{batch}",
-              "cuda": "train_step/{model}/cuda/bf16/B:{batch}"}
+             "vit_small_patch16_224": 256, "vit_large_patch16_224": 128, "mnist-tutorial": 128,
+             "mnist-small": 128, "notes-encoder": 256, "d2l-224": 128}}
+MODES = {"eager": "eager", "compile": "compiled", "autotune": "compiled", "joint": "compiled",
+         "graph": "compiled"}
+ATTENTIONS = ("sdpa", "cudnn", "bmm", "timm")
+DEFAULT_VARIANTS = {  # compiling takes time: those that may be the fastest of a model
+    "cpu": ("eager-sdpa", "eager-bmm", "eager-bmm-conv", "compile-sdpa", "compile-bmm",
+            "autotune-bmm", "joint-sdpa-gelu", "joint-bmm-gelu"),
+    "cuda": ("eager-sdpa", "eager-cudnn", "eager-timm", "autotune-sdpa", "autotune-cudnn",
+             "autotune-sdpa-conv", "graph-sdpa")}
+BENCHMARK = {"cpu": "train_step/{}", "cuda": "train_step/{}/cuda/bf16"}
 WORKER = Path(__file__).with_name("pytorch_steps.py")
-MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
 
 # ---------------------------------------------------------------------------------------------
 # The two sides, as the comparison sees them
@@ -51,8 +67,8 @@ class PyTorch:
     """
 
     def __init__(self, name, batch, variant, args):
-        command = [sys.executable, WORKER, name, str(batch), variant,
-                   str(args.threads), args.device, args.compile]
+        command = [sys.executable, WORKER, name, str(batch), variant, str(args.threads),
+                   args.device]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True, env=environment(args.threads))
         self.answer(min(args.start_limit, args.deadline - time.monotonic()))
@@ -72,163 +88,189 @@ class PyTorch:
         return self.answer(60 * max(1, seconds))
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # closes its ends of the pipes and waits
+            self.process.stdin.close()
 
 
-def run_vitrine(name, batch, args):
-    """Milliseconds of a step, one number a repetition, from Google Benchmark's JSON."""
-    wanted = BENCHMARKS[args.device].format(model=name, batch=batch)
-    command = [args.vitrine, f"--benchmark_filter={wanted}", "--benchmark_format=json"]
+def vitrine(args, *flags):
+    """What the benchmarks print."""
+    command = [args.vitrine, *flags]
     settings = dict(VITRINE_DEVICE=args.device, VITRINE_THREADS=str(args.threads))
     if args.tune:
         settings["VITRINE_TUNE"] = args.tune
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
-    entries = [entry for entry in json.loads(result.stdout)["benchmarks"]
-               if entry.get("run_type") != "aggregate"
-               and re.search(rf"\b{re.escape(wanted)}\b", entry["name"])]
+    return result.stdout
+
+
+def vitrine_benchmarks(args):
+    """{model: its batches} that the binary can measure."""
+    found = {}
+    for line in vitrine(args, "--benchmark_list_tests").split():
+        name, peer = split_name(line)
+        for model in BATCHES[args.device]:
+            if not peer and re.fullmatch(re.escape(BENCHMARK[args.device].format(model)) +
+                                         r"/B:\d+", name):
+                found.setdefault(model, []).append(parse_name(name)[1]["B"])
+    return found
+
+
+def run_vitrine(name, batch, args):
+    """Milliseconds of a step: the median of Google Benchmark's repetitions."""
+    wanted = f"{BENCHMARK[args.device].format(name)}/B:{batch}"
+    text = vitrine(args, f"--benchmark_filter=^{wanted}(/real_time|/manual_time)?$",
+                   "--benchmark_format=json")
+    entries = json.loads(text)["benchmarks"] if text.strip() else []
+    entries = [e for e in entries if e.get("run_type") != "aggregate"]
     errors = [entry["error_message"] for entry in entries if entry.get("error_occurred")]
     if errors or not entries:
         raise RuntimeError(f"{wanted}: {errors[0] if errors else 'no such benchmark'}")
-    return [entry["real_time"] * MILLISECONDS[entry["time_unit"]] for entry in entries]
-
-
-def environment(threads):
-    """Bound threads, OpenBLAS told the processor, freed memory kept by the process."""
-    settings = dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads,
-                    OMP_PROC_BIND="true", OMP_PLACES="cores",
-                    MALLOC_MMAP_THRESHOLD_=2**32, MALLOC_TRIM_THRESHOLD_=2**34)
-    core_type = openblas_core_type()
-    if core_type:
-        settings["OPENBLAS_CORETYPE"] = core_type
-    return {**{name: str(value) for name, value in settings.items()}, **os.environ}
-
-
-def openblas_core_type():
-    """OpenBLAS 0.3.21 takes processors newer than itself for a very old one."""
-    flags = processor()[1]
-    if "avx512f" in flags:
-        return "SkylakeX"
-    return "Haswell" if "avx2" in flags else None
-
-
-def processor():
-    """(name, flags) from /proc/cpuinfo."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*:\s*(.*)", text)
-    flags = re.search(r"flags\s*:\s*(.*)", text)
-    return (name.group(1) if name else platform.machine(), flags.group(1).split() if flags else [])
+    return statistics.median(e["real_time"] * SECONDS[e["time_unit"]] * 1e3 for e in entries)
 
 
 # ---------------------------------------------------------------------------------------------
 # The comparison
 
 def available(name, variant):
-    import torch
-    mode, attention = variant.split("-")
-    if mode == "compile" and not hasattr(torch, "compile"):
-        return False
-    if attention == "timm":
-        return name.startswith("vit_") and importlib.util.find_spec("timm") is not None
-    return attention == "bmm" or hasattr(torch.nn.functional, "scaled_dot_product_attention")
+    """Variants with timm's models need them."""
+    return "-timm" not in variant or (name.startswith("vit_") and
+                                      importlib.util.find_spec("timm") is not None)
 
 
-def default_variants(name, device):
-    if device == "cpu":
-        return "eager-sdpa", "eager-bmm", "compile-sdpa", "compile-bmm"
-    if available(name, "compile-timm"):  # compiling takes minutes: one of two equal networks
-        return "eager-sdpa", "eager-timm", "compile-timm"
-    return "eager-sdpa", "compile-sdpa"
-
-
-def summary(times, batch):
+def summary(times, batch, spread):
     median = statistics.median(times)
-    return dict(median_ms=median, minimum_ms=min(times), steps=len(times),
+    return dict(median_ms=median, minimum_ms=min(times), spread_ms=spread, steps=len(times),
                 images_per_second=batch * 1e3 / median)
 
 
-def fastest_variant(name, batch, args):
-    """(name and worker of the fastest variant, results of all)"""
-    best, results = (None, None), {}
-    for variant in args.variants or default_variants(name, args.device):
-        if not available(name, variant):
-            print(f"  pytorch {variant:13} not available here")
-            continue
-        try:
-            candidate = PyTorch(name, batch, variant, args)
-            result = results[variant] = summary(candidate.measure(args.seconds), batch)
-        except RuntimeError as error:
-            print(f"  pytorch {variant:13} {error}", flush=True)
-            results[variant] = dict(error=str(error))
-            continue
-        print(f"  pytorch {variant:13} median {result['median_ms']:9.3f} ms  "
-              f"minimum {result['minimum_ms']:9.3f} ms  {result['steps']} steps", flush=True)
-        if best[0] is None or result["median_ms"] < results[best[0]]["median_ms"]:
-            if best[1]:
-                best[1].close()
-            best = (variant, candidate)
-        else:
-            candidate.close()
-    return (*best, results)
+def middle_half(times):
+    first, _, third = statistics.quantiles(times, n=4)
+    return [first, third]
 
 
-def in_turn(name, batch, pytorch, record, args):
-    """Rounds of both sides, and their ratio, into `record`."""
-    ours, theirs = [], []
+def row(title, result, rest=""):
+    return (f"  {title:32} median {result['median_ms']:9.3f} ms  minimum "
+            f"{result['minimum_ms']:9.3f} ms  {rest or str(result['steps']) + ' steps'}")
+
+
+def measure_variant(name, batch, variant, args):
+    """(result, the worker, ready for more), or (the error, None)"""
+    if not available(name, variant):
+        print(f"  pytorch {variant:24} not available here")
+        return None, None
+    try:
+        worker = PyTorch(name, batch, variant, args)
+        times = worker.measure(args.seconds)
+    except RuntimeError as error:
+        print(f"  pytorch {variant:24} {error}", flush=True)
+        return dict(error=str(error)), None
+    result = summary(times, batch, middle_half(times))
+    print(row(f"pytorch {variant}", result), flush=True)
+    return result, worker
+
+
+def compare_group(group, variants, record, args):
+    """The variants one by one; the fastest then in turn with Vitrine, into record["groups"]."""
+    name, batch, best, worker = record["model"], record["batch"], None, None
+    for variant in variants:
+        if worker:
+            worker.close()
+        result, worker = measure_variant(name, batch, variant, args)
+        if result:
+            record["variants"][variant] = result
+        if worker and (best is None or
+                       result["median_ms"] < record["variants"][best]["median_ms"]):
+            best, at_hand = variant, worker
+    if best is None:
+        return
+    record["groups"][group] = dict(best=best)
+    if at_hand is not worker:  # one process at a time: memory
+        if worker:
+            worker.close()
+        worker = PyTorch(name, batch, best, args)
+    try:
+        if have_vitrine(args):
+            record["groups"][group].update(in_turn(name, batch, worker, group, args))
+    finally:
+        worker.close()
+
+
+def in_turn(name, batch, pytorch, group, args):
+    """Rounds of both sides, and their ratio."""
+    ours, theirs, steps = [], [], []
     for _ in range(args.rounds):
-        theirs += pytorch.measure(args.seconds)
-        ours += run_vitrine(name, batch, args)
-    record["pytorch"], record["vitrine"] = summary(theirs, batch), summary(ours, batch)
-    record["ratio"] = record["pytorch"]["median_ms"] / record["vitrine"]["median_ms"]
-    for side in ("pytorch", "vitrine"):
-        print(f"  in turn: {side:13} median {record[side]['median_ms']:9.3f} ms  minimum "
-              f"{record[side]['minimum_ms']:9.3f} ms  "
-              f"{record[side]['images_per_second']:10.0f} images/s")
-    print(f"  vitrine is {record['ratio']:.2f} times as fast as pytorch {record['best']}",
-          flush=True)
+        times = pytorch.measure(args.seconds)
+        steps += times
+        theirs.append(statistics.median(times))
+        ours.append(run_vitrine(name, batch, args))
+    ratios = [their / our for their, our in zip(theirs, ours)]
+    sides = dict(pytorch=summary(steps, batch, [min(theirs), max(theirs)]),
+                 vitrine=summary(ours, batch, [min(ours), max(ours)]))
+    sides["pytorch"]["rounds_ms"], sides["vitrine"]["rounds_ms"] = theirs, ours
+    ratio = sides["pytorch"]["median_ms"] / sides["vitrine"]["median_ms"]
+    for side, result in sides.items():
+        print(row(f"in turn: {side}", result, f"{result['images_per_second']:10.0f} images/s"))
+    print(f"  vitrine is {ratio:.2f} times as fast as the best {group} PyTorch; "
+          f"rounds {min(ratios):.2f} to {max(ratios):.2f}", flush=True)
+    return dict(sides, ratio=ratio, ratio_spread=[min(ratios), max(ratios)])
 
 
-def compare(name, args):
-    batch = BATCHES[args.device][name]
-    record = dict(model=name, batch=batch, threads=args.threads)
+def compare(name, batch, args):
+    record = dict(model=name, batch=batch, threads=args.threads, variants={}, groups={})
     if time.monotonic() > args.deadline:
         print(f"{name}: not measured, the time limit is reached")
         return dict(record, error="not measured: time limit")
     print(f"{name}, batch {batch}", flush=True)
-    variant, pytorch, results = fastest_variant(name, batch, args)
-    record.update(variants=results, best=variant)
-    if variant is None:
-        print("  no variant of PyTorch runs here")
-        return dict(record, error="no variant of PyTorch runs here")
+    variants = args.variants or DEFAULT_VARIANTS[args.device]
     try:
-        if have_vitrine(args):
-            in_turn(name, batch, pytorch, record, args)
+        for group in ("eager", "compiled"):
+            compare_group(group, [v for v in variants if group_of(v) == group], record, args)
+        pruned = [v for v in variants if group_of(v) == "pruned"]
+        fastest = fastest_group(record)
+        if fastest and not args.variants:
+            pruned = [record["groups"][fastest]["best"].replace("timm", "sdpa") + "-pruned"]
+        compare_group("pruned", pruned, record, args)
     except RuntimeError as error:
         print(f"  {error}", flush=True)
         record["error"] = str(error)
-    pytorch.close()
+    if args.device == "cuda":
+        record["gpu"] = gpu_state()
+    if fastest_group(record):
+        record.update(record["groups"][fastest_group(record)])
+    elif not record.get("error"):
+        record["error"] = "no variant of PyTorch runs here"
+        print(f"  {record['error']}")
     return record
+
+
+def group_of(variant):
+    return "pruned" if variant.endswith("-pruned") else MODES[variant.split("-")[0]]
+
+
+def fastest_group(record):
+    """Of eager and compiled, or pruned where that alone was asked for."""
+    def median(group):
+        entry = record["groups"][group]
+        return entry.get("pytorch", record["variants"][entry["best"]])["median_ms"]
+    plain = [group for group in record["groups"] if group != "pruned"]
+    return min(plain or list(record["groups"]), key=median, default=None)
 
 
 def have_vitrine(args):
     return Path(args.vitrine).exists()
 
 
-def describe(args):
-    """What the numbers were measured with."""
-    import torch
-    config = torch.__config__.show()
-    blas = re.search(r"BLAS_INFO=(\w+)", config)
-    about = dict(torch=torch.__version__, device=args.device, cpu=processor()[0],
-                 cores=sorted(os.sched_getaffinity(0)), threads=args.threads)
-    if args.device == "cuda":
-        return dict(about, gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda,
-                    cudnn=torch.backends.cudnn.version(), precision="bf16", compile=args.compile)
-    return dict(about, blas=blas.group(1) if blas else "unknown",
-                onednn="".join(re.findall(r"MKL-DNN (v[\d.]+)", config)),
-                openblas_core_type=openblas_core_type(), compile=args.compile)
+def variant_name(text):
+    mode, _, rest = text.partition("-")
+    attention, *extras = rest.split("-")
+    in_order = [extra for extra in ("conv", "gelu", "pruned") if extra in extras]
+    if (mode not in MODES or attention not in ATTENTIONS or in_order != extras or
+            (attention == "timm" and extras)):
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected MODE-ATTENTION[-conv][-gelu][-pruned] with "
+            f"{'|'.join(MODES)} and {'|'.join(ATTENTIONS)}")
+    return text
 
 
 def parse_arguments():
@@ -237,14 +279,14 @@ def parse_arguments():
     models = sorted({name for batches in BATCHES.values() for name in batches})
     parser.add_argument("--device", choices=BATCHES, default="cpu")
     parser.add_argument("--threads", type=int, default=cores, help=f"default: {cores}, all cores")
-    parser.add_argument("--models", nargs="+", choices=models, help="default: all of the device")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS,
-                        help="default: those worth trying on the device")
-    parser.add_argument("--compile", choices=("default", "max-autotune"),
-                        help="mode of torch.compile; default: max-autotune on cuda")
+    parser.add_argument("--models", nargs="+", choices=models, metavar="MODEL",
+                        help=f"of {', '.join(models)}; default: all that Vitrine measures")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: by model")
+    parser.add_argument("--variants", nargs="+", type=variant_name, metavar="VARIANT",
+                        help="see pytorch_steps.py; default: those worth trying on the device")
     parser.add_argument("--rounds", type=int, default=5, help="of PyTorch and Vitrine in turn")
     parser.add_argument("--seconds", type=float, default=3.0, help="of PyTorch steps a round")
-    parser.add_argument("--start-limit", type=float, default=240,
+    parser.add_argument("--start-limit", type=float, default=400,
                         help="seconds for a variant to compile and warm up; default: %(default)s")
     parser.add_argument("--time-limit", type=float, default=float("inf"),
                         help="seconds after which no other model is begun")
@@ -253,13 +295,23 @@ def parse_arguments():
     parser.add_argument("--tune", help="Vitrine's file of matmul algorithms")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
-    args.models = args.models or list(BATCHES[args.device])
-    args.compile = args.compile or ("max-autotune" if args.device == "cuda" else "default")
     args.deadline = time.monotonic() + args.time_limit
-    unknown = [name for name in args.models if name not in BATCHES[args.device]]
+    unknown = [name for name in args.models or [] if name not in BATCHES[args.device]]
     if unknown:
         parser.error(f"--models: {unknown[0]} is not measured on {args.device}")
     return args
+
+
+def models_and_batches(args):
+    """What is measured: without --models only what the Vitrine binary measures too."""
+    if not have_vitrine(args):
+        print(f"{args.vitrine} is absent: PyTorch alone is measured")
+        return [(name, args.batch_size or BATCHES[args.device][name])
+                for name in args.models or BATCHES[args.device]]
+    listed = vitrine_benchmarks(args)
+    names = args.models or [name for name in BATCHES[args.device] if name in listed]
+    return [(name, args.batch_size or listed.get(name, [BATCHES[args.device][name]])[0])
+            for name in names]
 
 
 def main():
@@ -269,14 +321,12 @@ def main():
         if not torch.cuda.is_available():
             sys.exit("--device cuda: PyTorch sees no GPU")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
-    about, results = describe(args), []
+    about, results = describe(args.device, args.threads), []
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    if not have_vitrine(args):
-        print(f"{args.vitrine} is absent: PyTorch alone is measured")
-    for name in args.models:
-        results.append(compare(name, args))
+    for name, batch in models_and_batches(args):
+        results.append(compare(name, batch, args))
         if args.json:  # after each model: what is measured is kept whatever comes
-            text = json.dumps(dict(about=about, results=results), indent=2)
+            text = json.dumps(dict(about=about, results=results), indent=1)
             Path(args.json).write_text(text + "\n")
     if any("error" in record for record in results):
         sys.exit("not everything was measured, see above")

@@ -60,6 +60,9 @@ PRESETS = {
         image_size=32, patch_size=4, hidden_size=48, num_hidden_layers=4, num_attention_heads=4,
         intermediate_size=192, hidden_act="gelu_tanh", layer_norm_eps=1e-5, num_classes=10,
         final_norm=False),
+    "mnist-small": dict(
+        image_size=28, patch_size=4, num_channels=1, hidden_size=64, num_hidden_layers=4,
+        num_attention_heads=4, intermediate_size=128, num_classes=10),
     "vit_tiny_patch16_224": dict(hidden_size=192, num_attention_heads=3, intermediate_size=768),
     # Small models that together set every key to every value.
     "small-timm": dict(SMALL),
