@@ -1,4 +1,4 @@
-// The two ways attention runs on the CPU; `attention.cpp` chooses by shape.
+// The three ways attention runs on the CPU; `attention.cpp` chooses by shape.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace vitrine::cpu {
 
 /// Working memory of the calling thread, aligned to the widest vectors; kept between calls. A few
-/// hundred KB for the shapes people train: both paths are built around what stays in cache.
+/// hundred KB for the shapes people train: all three are built around what stays in cache.
 float* attention_scratch(std::int64_t floats);
 
 /// `floats` rounded up so that the array behind it in scratch is aligned too.
@@ -20,14 +20,15 @@ constexpr std::int64_t scratch_size(std::int64_t floats) {
 void attention_pair_forward(const AttentionForward& args, std::int64_t pair);
 void attention_pair_backward(const AttentionBackward& args, std::int64_t pair);
 
-/// Whether a shape suits `attention_lanes_*`: a small head, and packed copies that stay in cache.
-/// They know neither dropout nor `probabilities`.
-bool attention_lanes_suit(std::int64_t tokens, std::int64_t head_size);
+/// Heads of 8, 12 or 16 channels, one pair. Neither dropout nor `probabilities`.
+void attention_small_forward(const AttentionForward& args, std::int64_t pair);
+void attention_small_backward(const AttentionBackward& args, std::int64_t pair);
 
 /// How many (image, head) pairs run side by side in the lanes of a vector.
 std::int64_t attention_lanes();
 
-/// Pairs group · attention_lanes() and the following.
+/// Heads of 4 channels, pairs group · attention_lanes() and the following. Neither dropout nor
+/// `probabilities`.
 void attention_lanes_forward(const AttentionForward& args, std::int64_t group);
 void attention_lanes_backward(const AttentionBackward& args, std::int64_t group);
 
