@@ -24,7 +24,7 @@ bool verified(const Matmul& args) {
   const float* b = args.b.f32().data;
   for (std::int64_t e = 0; e < args.m * args.n; e += 1 + args.m * args.n / 101) {
     const std::int64_t i = e / args.n, j = e % args.n;
-    double sum = 0.0;
+    double sum = args.bias ? static_cast<double>(args.bias.f32()[j]) : 0.0;
     for (std::int64_t l = 0; l < args.k; ++l) {
       sum += static_cast<double>(args.transpose_a ? a[l * args.m + i] : a[i * args.k + l]) *
              static_cast<double>(args.transpose_b ? b[j * args.k + l] : b[l * args.n + j]);
@@ -35,16 +35,20 @@ bool verified(const Matmul& args) {
   return true;
 }
 
-void matmul(benchmark::State& state, bool transpose_a, bool transpose_b) {
+void matmul(benchmark::State& state, bool transpose_a, bool transpose_b, bool with_bias) {
   Matmul args;
   args.m = state.range(0), args.n = state.range(1), args.k = state.range(2);
   args.transpose_a = transpose_a, args.transpose_b = transpose_b;
+  args.row_blocks = static_cast<int>(state.range(3));
   const std::vector<float> a = random_normal(args.m * args.k, 1);
   const std::vector<float> b = random_normal(args.k * args.n, 2);
+  const std::vector<float> bias = random_normal(args.n, 3);
   std::vector<float> out(args.m * args.n, std::nanf(""));
   args.out = View<float>(out.data(), args.m * args.n);
   args.a = ConstView<float>(a.data(), args.m * args.k);
   args.b = ConstView<float>(b.data(), args.k * args.n);
+
+  if (with_bias) args.bias = ConstView<float>(bias.data(), args.n);
 
   ThreadPool pool(1);
   CpuKernels kernels(pool);
@@ -55,24 +59,49 @@ void matmul(benchmark::State& state, bool transpose_a, bool transpose_b) {
                                                 benchmark::Counter::kIsIterationInvariantRate);
 }
 
-BENCHMARK_CAPTURE(matmul, forward, false, true)
-    ->ArgNames({"m", "n", "k"})
-    ->Args({1600, 32, 8})
-    ->Args({1600, 8, 32})
-    ->Args({1600, 8, 16})
-    ->Args({128, 10, 8})
-    ->Args({1040, 192, 48})
-    ->Args({1040, 48, 192})
-    ->Args({1576, 768, 192});
-BENCHMARK_CAPTURE(matmul, dx, false, false)
-    ->ArgNames({"m", "n", "k"})
-    ->Args({1600, 8, 32})
-    ->Args({1040, 48, 192});
-BENCHMARK_CAPTURE(matmul, dweight, true, false)
-    ->ArgNames({"m", "n", "k"})
-    ->Args({32, 8, 1600})
-    ->Args({8, 32, 1600})
-    ->Args({192, 48, 1040});
+BENCHMARK_CAPTURE(matmul, forward, false, true, true)
+    ->ArgNames({"m", "n", "k", "blocks"})
+    ->Args({1600, 32, 8, 1})
+    ->Args({1600, 8, 32, 1})
+    ->Args({1568, 8, 16, 1})
+    ->Args({32, 32, 8, 1})
+    ->Args({32, 10, 8, 1})
+    ->Args({325, 144, 48, 1})
+    ->Args({325, 192, 48, 1})
+    ->Args({325, 48, 192, 1})
+    ->Args({325, 48, 48, 1})
+    ->Args({350, 64, 64, 1})
+    ->Args({1576, 192, 192, 32})
+    ->Args({1576, 576, 192, 32})
+    ->Args({1576, 768, 192, 32})
+    ->Args({1576, 192, 768, 32});
+BENCHMARK_CAPTURE(matmul, dx, false, false, false)
+    ->ArgNames({"m", "n", "k", "blocks"})
+    ->Args({1600, 8, 32, 1})
+    ->Args({1600, 32, 8, 1})
+    ->Args({32, 8, 10, 1})
+    ->Args({325, 48, 144, 1})
+    ->Args({325, 48, 192, 1})
+    ->Args({325, 192, 48, 1})
+    ->Args({325, 48, 48, 1})
+    ->Args({350, 64, 64, 1})
+    ->Args({1576, 192, 576, 32})
+    ->Args({1576, 192, 768, 32})
+    ->Args({1576, 768, 192, 32});
+BENCHMARK_CAPTURE(matmul, dweight, true, false, false)
+    ->ArgNames({"m", "n", "k", "blocks"})
+    ->Args({32, 8, 1600, 1})
+    ->Args({8, 32, 1600, 1})
+    ->Args({8, 16, 1568, 1})
+    ->Args({10, 8, 32, 1})
+    ->Args({144, 48, 325, 1})
+    ->Args({192, 48, 325, 1})
+    ->Args({48, 192, 325, 1})
+    ->Args({48, 48, 325, 1})
+    ->Args({64, 64, 350, 1})
+    ->Args({576, 192, 1576, 8})
+    ->Args({768, 192, 1576, 16})
+    ->Args({192, 768, 1576, 4});
 
 }  // namespace
 }  // namespace vitrine::cpu

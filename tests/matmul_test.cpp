@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <utility>
 
 #include "cpu/cpu_kernels.h"
+#include "for_targets.h"
 #include "reference/reduce.h"
 #include "reference_check.h"
 
@@ -65,17 +67,71 @@ std::vector<float> run(const Case& c, std::uint64_t seed, int threads) {
   return in.out;
 }
 
+// Shapes for each way a product can take: few and many vectors of columns, whole and cut short, for
+// vectors of every length; half a vector with k in pairs; narrow weight gradients; oneDNN's.
 TEST(Matmul, AgreesWithDoublePrecision) {
-  const std::int64_t shapes[][3] = {{1, 1, 1},   {3, 10, 7},  {17, 5, 33},
-                                    {65, 24, 8}, {8, 32, 61}, {101, 13, 129}};
+  constexpr std::int64_t kShapes[][3] = {
+      {1, 1, 1},   {3, 10, 7},   {17, 5, 33},   {65, 24, 8},  {8, 32, 61}, {101, 13, 129},
+      {15, 8, 32}, {9, 4, 6},    {32, 8, 75},   {48, 10, 50}, {7, 48, 20}, {11, 50, 9},
+      {6, 96, 5},  {5, 100, 12}, {66, 130, 75}, {40, 40, 70}, {2, 20, 3},
+  };
   std::uint64_t seed = 40;
-  for (const auto& shape : shapes) {
+  for (const auto& shape : kShapes) {
     for (int options = 0; options < 16; ++options) {
       const Case c{shape[0],           shape[1],           shape[2],           (options & 1) != 0,
                    (options & 2) != 0, (options & 4) != 0, (options & 8) != 0, 1 + options % 4};
       SCOPED_TRACE("seed " + std::to_string(++seed) + " options " + std::to_string(options));
       const Inputs in(c, seed);
-      expect_close(run(c, seed, 2), reference<float>(c, in), reference<double>(c, in), "out");
+      const auto naive = reference<float>(c, in);
+      const auto exact = reference<double>(c, in);
+      for_targets([&] { expect_close(run(c, seed, 2), naive, exact, "out"); });
+    }
+  }
+}
+
+// Rows of a product are the same however many of them are computed together.
+TEST(Matmul, BitsDoNotDependOnRowBlocks) {
+  for (const auto& [n, k] : {std::pair{10, 8}, {8, 32}, {32, 8}, {48, 192}, {50, 33}}) {
+    for_targets([&, n = n, k = k] {
+      const Case whole{67, n, k, false, true, false, true, 1};
+      Case pieces = whole;
+      pieces.row_blocks = 7;
+      EXPECT_TRUE(same_bits(run(whole, 8, 1), run(pieces, 8, 2))) << n << " x " << k;
+    });
+  }
+}
+
+// Nothing is written beside the output, nothing read beside the factors: their neighbours are NaN.
+TEST(Matmul, StaysInside) {
+  constexpr std::int64_t kShapes[][3] = {{7, 8, 6},   {9, 10, 8},  {13, 24, 5},
+                                         {32, 8, 40}, {10, 8, 33}, {3, 50, 7}};
+  for (const auto& shape : kShapes) {
+    for (int options = 0; options < 8; ++options) {
+      const Case c{shape[0],           shape[1],           shape[2],           (options & 1) != 0,
+                   (options & 2) != 0, (options & 4) != 0, (options & 1) == 0, 1};
+      SCOPED_TRACE("seed 90 options " + std::to_string(options));
+      for_targets([&] {
+        const auto padded = [](const std::vector<float>& values) {
+          auto with_neighbours = poisoned(static_cast<std::int64_t>(values.size()) + 64);
+          std::copy(values.begin(), values.end(), with_neighbours.begin() + 32);
+          return with_neighbours;
+        };
+        Inputs in(c, 90);
+        const auto a = padded(in.a), b = padded(in.b), bias = padded(in.bias);
+        auto out = padded(in.out);
+        Matmul args = arguments(c, in);
+        args.out = View<float>(out.data() + 32, args.out.size);
+        args.a = ConstView<float>(a.data() + 32, args.a.size);
+        args.b = ConstView<float>(b.data() + 32, args.b.size);
+        if (c.bias) args.bias = ConstView<float>(bias.data() + 32, args.bias.size);
+        ThreadPool pool(1);
+        CpuKernels(pool).matmul(args);
+        const std::vector<float> inside(out.begin() + 32, out.end() - 32);
+        EXPECT_TRUE(same_bits(inside, run(c, 90, 1)));
+        const auto is_nan = [](float value) { return std::isnan(value); };
+        EXPECT_TRUE(std::all_of(out.begin(), out.begin() + 32, is_nan));
+        EXPECT_TRUE(std::all_of(out.end() - 32, out.end(), is_nan));
+      });
     }
   }
 }

@@ -18,7 +18,8 @@ const std::vector<Case> kCases = {
     {1603, 3, 2, 4, true, false, false, 5}, {7, 1, 3, 4, false, true, true, 1},
     {65, 2, 5, 4, true, true, false, 9},    {3, 3, 1, 4, true, false, true, 5},
     {17, 3, 2, 8, true, false, false, 2},   {601, 2, 3, 1, true, true, true, 3},
-    {5, 1, 2, 13, false, false, false, 7},  {101, 3, 3, 5, true, false, true, 4}};
+    {5, 1, 2, 13, false, false, false, 7},  {101, 3, 3, 5, true, false, true, 4},
+    {9, 5, 3, 4, true, false, false, 2},    {6, 4, 2, 4, false, true, true, 1}};
 
 View<float> view(std::vector<float>& values) {
   return values.empty() ? View<float>()

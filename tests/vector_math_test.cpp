@@ -43,6 +43,7 @@ void gelu_tanh_values(const std::vector<float>& in, std::vector<float>& out) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "for_targets.h"
 #include "reference_check.h"
 
 namespace vitrine::cpu {
@@ -53,19 +54,6 @@ HWY_EXPORT(gelu_erf_values);
 HWY_EXPORT(gelu_erf_derivatives);
 HWY_EXPORT(gelu_tanh_values);
 HWY_EXPORT(gelu_tanh_derivatives);
-
-/// Calls body() once per instruction set.
-template <typename Body>
-void for_targets(const Body& body) {
-  for (const auto target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(target);
-    body();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().DeInit();
-}
 
 std::vector<float> ramp(float low, float high, std::int64_t n) {
   std::vector<float> values(n);

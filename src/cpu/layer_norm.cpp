@@ -5,9 +5,12 @@
 //   dx = rstd · (g - mean(g) - x̂ · mean(g · x̂)),   g = dy · weight,  x̂ = (x - mean) · rstd
 //
 // Rows are taken in tiles that stay in L1: statistics of every row of the tile (mean first, then
-// the variance around it), one vector square root for all of them, then the outputs.
+// the variance around it), one vector square root for all of them, then the outputs. Rows of eight,
+// shorter than most vectors, have their own way (layer_norm_8-inl.h).
 // Gradients: dx and dbranch are written (=). dweight and dbias are summed row by row within a run
 // of rows and run by run after that; the runs are a matter of the workspace's size alone.
+#include "cpu/layer_norm.h"
+
 #include <algorithm>
 #include <type_traits>
 
@@ -19,32 +22,8 @@
 #define HWY_TARGET_INCLUDE "cpu/layer_norm.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "cpu/layer_norm_8-inl.h"
 #include "hwy/highway.h"
-
-#ifndef VITRINE_CPU_LAYER_NORM_TILE_
-#define VITRINE_CPU_LAYER_NORM_TILE_
-namespace vitrine::cpu {
-namespace {
-
-constexpr std::int64_t kMaxTileRows = 64;
-
-/// Pointers to the first row of a tile; null where the operation lacks the tensor.
-struct ForwardTile {
-  float *y, *mean, *rstd;
-  const float *x, *weight, *bias;
-  std::int64_t rows, cols;
-  float eps;
-};
-
-struct BackwardTile {
-  float *dx, *dweight, *dbias;
-  const float *dy, *dresidual, *x, *mean, *rstd, *weight;
-  std::int64_t rows, cols;
-};
-
-}  // namespace
-}  // namespace vitrine::cpu
-#endif  // VITRINE_CPU_LAYER_NORM_TILE_
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrine::cpu::HWY_NAMESPACE {
@@ -97,21 +76,6 @@ HWY_INLINE void row_statistics(D d, const ForwardTile& t, float* HWY_RESTRICT me
   }
 }
 
-/// The same for rows of one vector, which stay in a register.
-template <class D>
-HWY_INLINE void one_vector_statistics(D d, const ForwardTile& t, float* HWY_RESTRICT mean,
-                                      float* HWY_RESTRICT variance) {
-  const auto inverse_cols = hn::Set(d, 1.0f / static_cast<float>(t.cols));
-  for (std::int64_t r = 0; r < t.rows; ++r) {
-    const auto x = hn::LoadU(d, t.x + r * t.cols);
-    const auto row_mean = hn::Mul(hn::SumOfLanes(d, x), inverse_cols);
-    const auto centred = hn::Sub(x, row_mean);
-    const auto squares = hn::SumOfLanes(d, hn::Mul(centred, centred));
-    mean[r] = hn::GetLane(row_mean);
-    variance[r] = hn::GetLane(hn::Mul(squares, inverse_cols));
-  }
-}
-
 /// y of a tile's rows.
 template <class D>
 HWY_INLINE void normalise_rows(D d, const ForwardTile& t, const float* HWY_RESTRICT mean,
@@ -129,36 +93,15 @@ HWY_INLINE void normalise_rows(D d, const ForwardTile& t, const float* HWY_RESTR
   }
 }
 
-/// The same for rows of one vector: weight and bias stay in registers.
-template <class D>
-HWY_INLINE void normalise_one_vector_rows(D d, const ForwardTile& t, const float* HWY_RESTRICT mean,
-                                          const float* HWY_RESTRICT rstd) {
-  const auto weight = hn::LoadU(d, t.weight), bias = hn::LoadU(d, t.bias);
-  for (std::int64_t r = 0; r < t.rows; ++r) {
-    const auto centred = hn::Sub(hn::LoadU(d, t.x + r * t.cols), hn::Set(d, mean[r]));
-    const auto scaled = hn::Mul(centred, hn::Set(d, rstd[r]));
-    hn::StoreU(hn::MulAdd(scaled, weight, bias), d, t.y + r * t.cols);
-  }
-}
-
 template <int kWays, class D>
 HWY_INLINE void forward_tile_as(D d, const ForwardTile& t) {
-  const bool one_vector = t.cols == static_cast<std::int64_t>(hn::Lanes(d));
   float mean[kMaxTileRows], rstd[kMaxTileRows];
-  if (one_vector) {
-    one_vector_statistics(d, t, mean, rstd);
-  } else {
-    row_statistics<kWays>(d, t, mean, rstd);
-  }
+  row_statistics<kWays>(d, t, mean, rstd);
   for_vectors(d, t.rows, [&](auto dv, std::int64_t r) HWY_ATTR {
     const auto variance = hn::Add(hn::LoadU(dv, rstd + r), hn::Set(dv, t.eps));
     hn::StoreU(hn::Div(hn::Set(dv, 1.0f), hn::Sqrt(variance)), dv, rstd + r);
   });
-  if (one_vector) {
-    normalise_one_vector_rows(d, t, mean, rstd);
-  } else {
-    normalise_rows(d, t, mean, rstd);
-  }
+  normalise_rows(d, t, mean, rstd);
   if (t.mean != nullptr) std::copy_n(mean, t.rows, t.mean);
   if (t.rstd != nullptr) std::copy_n(rstd, t.rows, t.rstd);
 }
@@ -225,34 +168,8 @@ HWY_INLINE void gradient_rows(D d, const BackwardTile& t, std::int64_t row, cons
   });
 }
 
-/// A tile of rows of one vector: each is read once, the sums stay in registers.
-template <class D>
-HWY_INLINE void backward_one_vector_rows(D d, const BackwardTile& t) {
-  const auto inverse_cols = hn::Set(d, 1.0f / static_cast<float>(t.cols));
-  const auto weight = hn::LoadU(d, t.weight);
-  auto dweight = hn::LoadU(d, t.dweight), dbias = hn::LoadU(d, t.dbias);
-  for (std::int64_t r = 0; r < t.rows; ++r) {
-    const std::int64_t at = r * t.cols;
-    const auto rstd = hn::Set(d, t.rstd[r]);
-    const auto dy = hn::LoadU(d, t.dy + at);
-    const auto centred = hn::Sub(hn::LoadU(d, t.x + at), hn::Set(d, t.mean[r]));
-    const auto normalised = hn::Mul(centred, rstd);
-    dweight = hn::MulAdd(dy, normalised, dweight);
-    dbias = hn::Add(dbias, dy);
-    const auto g = hn::Mul(dy, weight);
-    const auto mean_g = hn::Mul(hn::SumOfLanes(d, g), inverse_cols);
-    const auto mean_gx = hn::Mul(hn::SumOfLanes(d, hn::Mul(g, normalised)), inverse_cols);
-    auto dx = hn::Mul(rstd, hn::NegMulAdd(normalised, mean_gx, hn::Sub(g, mean_g)));
-    if (t.dresidual != nullptr) dx = hn::Add(dx, hn::LoadU(d, t.dresidual + at));
-    hn::StoreU(dx, d, t.dx + at);
-  }
-  hn::StoreU(dweight, d, t.dweight);
-  hn::StoreU(dbias, d, t.dbias);
-}
-
 template <int kWays, class D>
 HWY_INLINE void backward_tile_as(D d, const BackwardTile& t) {
-  if (t.cols == static_cast<std::int64_t>(hn::Lanes(d))) return backward_one_vector_rows(d, t);
   std::int64_t r = 0;
   for (; r + 2 <= t.rows; r += 2) {
     const RowMeans means[2] = {row_means<kWays>(d, t, r), row_means<kWays>(d, t, r + 1)};
@@ -278,13 +195,38 @@ HWY_INLINE void for_width(std::int64_t cols, const Body& body) {
   }
 }
 
+/// Rows of eight: those that fill vectors together, then the rest.
+void forward_tile_of_8(ForwardTile t) {
+  const std::int64_t done = forward_rows_of_8(t);
+  t.x += done * 8;
+  t.y += done * 8;
+  if (t.mean != nullptr) t.mean += done;
+  if (t.rstd != nullptr) t.rstd += done;
+  t.rows -= done;
+  forward_tile_as<1>(hn::CappedTag<float, 8>(), t);
+}
+
+void backward_tile_of_8(BackwardTile t) {
+  const std::int64_t done = backward_rows_of_8(t);
+  t.dx += done * 8;
+  t.dy += done * 8;
+  if (t.dresidual != nullptr) t.dresidual += done * 8;
+  t.x += done * 8;
+  t.mean += done;
+  t.rstd += done;
+  t.rows -= done;
+  backward_tile_as<1>(hn::CappedTag<float, 8>(), t);
+}
+
 }  // namespace
 
 void forward_tile(const ForwardTile& tile) {
+  if (tile.cols == 8) return forward_tile_of_8(tile);
   for_width(tile.cols, [&](auto d, auto ways) HWY_ATTR { forward_tile_as<ways()>(d, tile); });
 }
 
 void backward_tile(const BackwardTile& tile) {
+  if (tile.cols == 8) return backward_tile_of_8(tile);
   for_width(tile.cols, [&](auto d, auto ways) HWY_ATTR { backward_tile_as<ways()>(d, tile); });
 }
 

@@ -1,4 +1,5 @@
-// Matrix product with bias and accumulation, by oneDNN.
+// Matrix product with bias and accumulation, by oneDNN or, where it is small, by a product of our
+// own (small_matmul.cpp).
 //
 //   out = op(a) · op(b) (+ bias) (+ out)
 //   bias_gradient[i] = Σ_k a[k, i]       in a pass of its own: column_sum
@@ -10,10 +11,12 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "catalogue/check.h"
 #include "cpu/cpu_kernels.h"
 #include "cpu/sgemm.h"
+#include "cpu/small_matmul.h"
 #include "vitrine/arguments.h"
 
 namespace vitrine::cpu {
@@ -51,6 +54,17 @@ void start_from_bias(const float* bias, std::int64_t rows, std::int64_t cols, bo
   }
 }
 
+// What the small product wants packed of b, in memory of the calling thread that the next product
+// takes over; null for nothing.
+const float* packed_factor(const Product& product) {
+  thread_local std::vector<float> memory;
+  const std::int64_t elements = packed_elements(product);
+  if (elements == 0) return nullptr;
+  if (static_cast<std::int64_t>(memory.size()) < elements) memory.resize(elements);
+  pack_factor(product, memory.data());
+  return memory.data();
+}
+
 }  // namespace
 
 void sgemm(std::int64_t m, std::int64_t n, std::int64_t k, const GemmOperand& a,
@@ -64,23 +78,41 @@ void sgemm(std::int64_t m, std::int64_t n, std::int64_t k, const GemmOperand& a,
                     ", expected success");
 }
 
+namespace {
+
+void large_matmul(const Product& p) {
+  if (p.bias != nullptr) start_from_bias(p.bias, p.m, p.n, p.accumulate, p.c);
+  const float beta = p.bias != nullptr || p.accumulate ? 1.0f : 0.0f;
+  sgemm(p.m, p.n, p.k, p.a, p.b, beta, p.c, p.c_stride);
+}
+
+}  // namespace
+
 void CpuKernels::matmul(const Matmul& args) {
   check_arguments(args);
-  float* out = args.out.f32().data;
-  const float* a = args.a.f32().data;
-  const float* bias = args.bias.f32().data;
-  const GemmOperand b{args.b.f32().data, args.transpose_b ? args.k : args.n, args.transpose_b};
-  const float beta = bias != nullptr || args.accumulate ? 1.0f : 0.0f;
-  const std::int64_t blocks = std::min<std::int64_t>(args.row_blocks, args.m);
+  Product whole{.m = args.m,
+                .n = args.n,
+                .k = args.k,
+                .a = {args.a.f32().data, args.transpose_a ? args.m : args.k, args.transpose_a},
+                .b = {args.b.f32().data, args.transpose_b ? args.k : args.n, args.transpose_b},
+                .packed = nullptr,
+                .bias = args.bias.f32().data,
+                .accumulate = args.accumulate,
+                .c = args.out.f32().data,
+                .c_stride = args.n};
+  const bool small = is_small(whole);
+  // A small weight gradient is one piece.
+  const std::int64_t blocks =
+      small && args.transpose_a ? 1 : std::min<std::int64_t>(args.row_blocks, args.m);
+  if (small) whole.packed = packed_factor(whole);
 
   pool_.parallel_for(blocks, [&](int, std::int64_t block) {
     const std::int64_t begin = args.m * block / blocks;
-    const std::int64_t rows = args.m * (block + 1) / blocks - begin;
-    float* block_out = out + begin * args.n;
-    if (bias != nullptr) start_from_bias(bias, rows, args.n, args.accumulate, block_out);
-    const GemmOperand block_a = args.transpose_a ? GemmOperand{a + begin, args.m, true}
-                                                 : GemmOperand{a + begin * args.k, args.k};
-    sgemm(rows, args.n, args.k, block_a, b, beta, block_out, args.n);
+    Product piece = whole;
+    piece.m = args.m * (block + 1) / blocks - begin;
+    piece.a.data += args.transpose_a ? begin : begin * args.k;
+    piece.c += begin * args.n;
+    small ? small_matmul(piece) : large_matmul(piece);
   });
   if (!args.bias_gradient) return;
   column_sum({.out = args.bias_gradient,

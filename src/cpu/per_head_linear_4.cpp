@@ -3,6 +3,8 @@
 // A head fills one 128-bit block of a vector, so a vector holds one or two heads and
 // Broadcast<i> gives element i of each head to all lanes of that head. The four columns (or rows)
 // of a map stay in registers while a thread walks down the rows.
+#include <type_traits>
+
 #include "cpu/per_head_linear.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -38,7 +40,7 @@ template <class D>
 struct Maps {
   hn::Vec<D> v0, v1, v2, v3;
 
-  Maps(D d, const float* weight, bool columns) {
+  HWY_INLINE void load(D d, const float* weight, bool columns) {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
     alignas(64) float packed[4][8];
     for (std::int64_t lane = 0; lane < lanes; ++lane) {
@@ -100,57 +102,68 @@ struct OuterSums {
   }
 };
 
-// Calls body(tag, part, head) for groups of as many heads as a vector holds, then for single ones.
+// Calls body(tag, head) for groups of as many heads as a vector holds, then for single ones.
 template <class Body>
 HWY_INLINE void for_head_groups(const PerHeadShape& s, const Body& body) {
   const TwoHeads two;
   const auto step = static_cast<std::int64_t>(hn::Lanes(two)) / 4;
-  for (std::int64_t part = 0; part < s.parts; ++part) {
-    std::int64_t head = 0;
-    for (; head + step <= s.heads; head += step) body(two, part, head);
-    for (; head < s.heads; ++head) body(OneHead(), part, head);
-  }
+  std::int64_t head = 0;
+  for (; head + step <= s.heads; head += step) body(two, head);
+  for (; head < s.heads; ++head) body(OneHead(), head);
 }
 
+// kParts parts from `part` on.
+template <int kParts>
 struct ForwardGroup {
   const PerHeadShape& s;
   const float *x, *weight, *bias;
-  std::int64_t rows;
+  std::int64_t rows, part;
   float* y;
 
   template <class D>
-  HWY_INLINE void operator()(D d, std::int64_t part, std::int64_t head) const {
-    const std::int64_t map = part * s.heads + head;
-    const std::int64_t x_stride = s.heads * 4;
-    const Maps<D> maps(d, weight + map * 16, true);
-    const auto start = bias != nullptr ? hn::LoadU(d, bias + map * 4) : hn::Zero(d);
+  HWY_INLINE void operator()(D d, std::int64_t head) const {
+    const std::int64_t x_stride = s.heads * 4, y_stride = x_stride * s.parts;
+    Maps<D> maps[kParts];
+    hn::Vec<D> start[kParts];
+    for (int p = 0; p < kParts; ++p) {
+      const std::int64_t map = (part + p) * s.heads + head;
+      maps[p].load(d, weight + map * 16, true);
+      start[p] = bias != nullptr ? hn::LoadU(d, bias + map * 4) : hn::Zero(d);
+    }
     const float* from = x + head * 4;
-    float* to = y + map * 4;
-    for (std::int64_t row = 0; row < rows; ++row) {
-      hn::StoreU(maps.apply(hn::LoadU(d, from + row * x_stride), start), d,
-                 to + row * x_stride * s.parts);
+    float* to = y + part * x_stride + head * 4;
+    for (std::int64_t row = 0; row < rows; ++row, from += x_stride, to += y_stride) {
+      const auto element = hn::LoadU(d, from);
+      for (int p = 0; p < kParts; ++p) {
+        hn::StoreU(maps[p].apply(element, start[p]), d, to + p * x_stride);
+      }
     }
   }
 };
 
+template <int kParts>
 struct InputGradientGroup {
   const PerHeadShape& s;
   const float *dy, *weight;
-  std::int64_t rows;
+  std::int64_t rows, part;
   bool accumulate;
   float* dx;
 
   template <class D>
-  HWY_INLINE void operator()(D d, std::int64_t part, std::int64_t head) const {
-    const std::int64_t map = part * s.heads + head;
-    const std::int64_t x_stride = s.heads * 4;
-    const Maps<D> maps(d, weight + map * 16, false);
-    const bool add = accumulate || part > 0;
-    const float* from = dy + map * 4;
+  HWY_INLINE void operator()(D d, std::int64_t head) const {
+    const std::int64_t x_stride = s.heads * 4, y_stride = x_stride * s.parts;
+    Maps<D> maps[kParts];
+    for (int p = 0; p < kParts; ++p) {
+      maps[p].load(d, weight + ((part + p) * s.heads + head) * 16, false);
+    }
+    const float* from = dy + part * x_stride + head * 4;
     float* to = dx + head * 4;
-    for (std::int64_t row = 0; row < rows; ++row, to += x_stride) {
-      const auto start = add ? hn::LoadU(d, to) : hn::Zero(d);
-      hn::StoreU(maps.apply(hn::LoadU(d, from + row * x_stride * s.parts), start), d, to);
+    for (std::int64_t row = 0; row < rows; ++row, from += y_stride, to += x_stride) {
+      auto sum = accumulate ? hn::LoadU(d, to) : hn::Zero(d);
+      for (int p = 0; p < kParts; ++p) {
+        sum = maps[p].apply(hn::LoadU(d, from + p * x_stride), sum);
+      }
+      hn::StoreU(sum, d, to);
     }
   }
 };
@@ -163,7 +176,12 @@ struct WeightGradientGroup {
 
   // Two sums side by side: one would wait for its own additions.
   template <class D>
-  HWY_INLINE void operator()(D d, std::int64_t part, std::int64_t head) const {
+  HWY_INLINE void operator()(D d, std::int64_t head) const {
+    for (std::int64_t part = 0; part < s.parts; ++part) add_part(d, part, head);
+  }
+
+  template <class D>
+  HWY_INLINE void add_part(D d, std::int64_t part, std::int64_t head) const {
     const std::int64_t map = part * s.heads + head;
     const std::int64_t x_stride = s.heads * 4;
     const std::int64_t y_stride = x_stride * s.parts;
@@ -181,14 +199,29 @@ struct WeightGradientGroup {
   }
 };
 
+// Calls body(count, part) for runs of up to three parts, q, k and v, which share what is loaded of
+// a row; `count` is a compile-time constant.
+template <class Body>
+HWY_INLINE void for_part_runs(std::int64_t parts, const Body& body) {
+  std::int64_t part = 0;
+  for (; part + 3 <= parts; part += 3) body(std::integral_constant<int, 3>(), part);
+  if (part + 2 == parts) return body(std::integral_constant<int, 2>(), part);
+  if (part < parts) body(std::integral_constant<int, 1>(), part);
+}
+
 void forward(const PerHeadShape& s, const float* x, const float* weight, const float* bias,
              std::int64_t rows, float* y) {
-  for_head_groups(s, ForwardGroup{s, x, weight, bias, rows, y});
+  for_part_runs(s.parts, [&](auto count, std::int64_t part) HWY_ATTR {
+    for_head_groups(s, ForwardGroup<count()>{s, x, weight, bias, rows, part, y});
+  });
 }
 
 void input_gradient(const PerHeadShape& s, const float* dy, const float* weight, std::int64_t rows,
                     bool accumulate, float* dx) {
-  for_head_groups(s, InputGradientGroup{s, dy, weight, rows, accumulate, dx});
+  for_part_runs(s.parts, [&](auto count, std::int64_t part) HWY_ATTR {
+    for_head_groups(
+        s, InputGradientGroup<count()>{s, dy, weight, rows, part, accumulate || part > 0, dx});
+  });
 }
 
 void weight_gradient(const PerHeadShape& s, const float* dy, const float* x, std::int64_t rows,

@@ -59,10 +59,28 @@ HWY_INLINE void sum_four_columns_at(D d, const float* x, std::int64_t rows, std:
   hn::StoreU(sum3, d, out + 3 * lanes);
 }
 
+// Rows narrower than a vector that fill it several at a time: the rows of a vector are summed lane
+// by lane, and these sums in their order.
+void sum_narrow_columns(const float* x, std::int64_t rows, std::int64_t cols, float* out) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = hn::Lanes(d);
+  const std::int64_t rows_at_once = lanes / cols;
+  const std::int64_t whole = rows / (4 * rows_at_once) * (4 * rows_at_once);
+  HWY_ALIGN float sums[4 * HWY_MAX_BYTES / sizeof(float)];
+  sum_four_columns_at(d, x, whole / (4 * rows_at_once), 4 * lanes, sums);
+  for (std::int64_t col = 0; col < cols; ++col) {
+    float sum = 0.0f;
+    for (std::int64_t row = 0; row < 4 * rows_at_once; ++row) sum += sums[row * cols + col];
+    for (std::int64_t row = whole; row < rows; ++row) sum += x[row * cols + col];
+    out[col] = sum;
+  }
+}
+
 void sum_columns(const float* x, std::int64_t rows, std::int64_t cols, float* out) {
   const hn::ScalableTag<float> d;
   const hn::CappedTag<float, 1> one;
   const std::int64_t lanes = hn::Lanes(d);
+  if (cols < lanes && lanes % cols == 0) return sum_narrow_columns(x, rows, cols, out);
   std::int64_t col = 0;
   for (; col + 4 * lanes <= cols; col += 4 * lanes) {
     sum_four_columns_at(d, x + col, rows, cols, out + col);

@@ -157,14 +157,16 @@ void CpuKernels::pool_backward(const PoolBackward& args) {
   const float scale = 1.0f / static_cast<float>(window.tokens);
   pool_.parallel_for(args.batch, [&](int, std::int64_t image) {
     const float* from = dy + image * hidden;
-    for (std::int64_t token = 0; token < window.total; ++token) {
-      float* to = dx + (image * window.total + token) * hidden;
-      if (token < window.first || token >= window.first + window.tokens) {
-        if (!args.accumulate) std::fill_n(to, hidden, 0.0f);
-      } else if (args.accumulate) {
-        for (std::int64_t i = 0; i < hidden; ++i) to[i] += from[i] * scale;
-      } else {
-        for (std::int64_t i = 0; i < hidden; ++i) to[i] = from[i] * scale;
+    float* to = dx + image * window.total * hidden;
+    float* begin = to + window.first * hidden;
+    float* end = begin + window.tokens * hidden;
+    if (!args.accumulate) {
+      std::fill(to, begin, 0.0f);
+      std::fill(end, to + window.total * hidden, 0.0f);
+    }
+    for (float* token = begin; token < end; token += hidden) {
+      for (std::int64_t i = 0; i < hidden; ++i) {
+        token[i] = (args.accumulate ? token[i] : 0.0f) + from[i] * scale;
       }
     }
   });
