@@ -177,13 +177,13 @@ class Roofline {
                labels.size() < kLabels ? kCharacter * static_cast<double>(point.name.size()) : 0});
     }
     place_labels(labels, kLeft, kTop, kRight, kBottom);
-    std::string discs, texts;
+    std::string lines, discs, texts;
     for (std::size_t i = 0; i < points_.size(); ++i) {
       const Point& point = points_[i];
       const Label& label = labels[i];
       if (point.roof > point.rate) {
         const double roof = y_.at(point.roof);
-        discs += svg_line("reach", label.x, label.y, label.x, roof) +
+        lines += svg_line("reach", label.x, label.y, label.x, roof) +
                  svg_line("reach", label.x - 4, roof, label.x + 4, roof);
       }
       discs += "<circle class=\"" + point.style + "\" cx=\"" + coordinate(label.x) + "\" cy=\"" +
@@ -191,7 +191,7 @@ class Roofline {
                escape_html(point.tooltip) + "</title></circle>\n";
       if (label.width > 0) texts += render_label(label, point.name);
     }
-    return discs + texts;
+    return lines + discs + texts;
   }
 
   static std::string render_label(const Label& label, const std::string& name) {

@@ -38,14 +38,15 @@ Figure utilisation(const StepProfile& p) {
               " that products reach here" + (sheet.empty() ? "" : "; " + sheet)};
 }
 
-std::string copies_text(const Roof& roof) {
-  std::string text;
+Figure copies(const Roof& roof) {
+  std::string text = "by the working set of a worker, in GB/s:";
+  double most = 0;
   for (const Roof::Copy& copy : roof.copies) {
-    if (!text.empty()) text += ", ";
-    text +=
-        format_bytes(copy.working_set) + ": " + format_double("%.0f", copy.bytes_per_second * 1e-9);
+    most = std::max(most, copy.bytes_per_second);
+    text += (&copy == &roof.copies.front() ? " " : ", ") + format_bytes(copy.working_set) + " " +
+            format_double("%.0f", copy.bytes_per_second * 1e-9);
   }
-  return text;
+  return {"copies here", format_rate(most, "B/s"), "at most; " + text};
 }
 
 }  // namespace
@@ -102,8 +103,7 @@ std::vector<Figure> key_figures(const StepProfile& p) {
   if (p.times.steps > 0) {
     figures.push_back(
         {"floor of a step", format_time(p.floor_seconds()),
-         format_percent(p.floor_seconds() / step) +
-             " of the step: no operation can be faster than the roofs measured here"});
+         format_percent(p.floor_seconds() / step) + " of the step, by the roofs measured here"});
   }
   figures.push_back(utilisation(p));
   figures.push_back({"memory", p.peak_bytes > 0 ? format_bytes(p.peak_bytes) : "–",
@@ -125,21 +125,22 @@ std::vector<Figure> reconciliation(const StepProfile& p) {
   const auto share = [&](double seconds) { return format_percent(seconds / timed) + " of it"; };
   std::string judged = "± " + format_percent(noise / plain) + " of a step";
   if (std::abs(overhead) < noise) judged += ": below the noise";
-  return {{"step, timed", format_time(timed),
-           "mean of " + counted(p.times.steps, "step") + " with times of operations"},
-          {"  operations", format_time(p.operation_seconds()),
-           share(p.operation_seconds()) + "; pieces that run side by side share the device"},
-          {"  the rest", format_time(p.rest_seconds()),
-           share(p.rest_seconds()) + "; starts work and waits for the last piece of it"},
-          {"step, not timed", format_time(mean(p.plain_seconds)),
-           "mean, by turns with them; median " + format_spread(p.plain_seconds)},
-          {"timing adds", format_percent(overhead / plain), judged}};
+  return {
+      {"step, timed", format_time(timed),
+       "mean of " + counted(p.times.steps, "step") + " with times of operations"},
+      {"  operations", format_time(p.operation_seconds()),
+       share(p.operation_seconds()) + "; pieces that run side by side share the device"},
+      {"  the rest", format_time(p.rest_seconds()),
+       share(p.rest_seconds()) + "; no operation runs: work is started, or a worker has none left"},
+      {"step, not timed", format_time(mean(p.plain_seconds)),
+       "mean, by turns with them; median " + format_spread(p.plain_seconds)},
+      {"timing adds", format_percent(overhead / plain), judged}};
 }
 
 std::vector<Figure> roofs(const StepProfile& p) {
   std::vector<Figure> figures{
       {"products here", format_rate(p.roof.flops_per_second, "FLOP/s"), p.precision},
-      {"copies here", copies_text(p.roof), "GB/s by the working set of a worker"}};
+      copies(p.roof)};
   if (p.roof.datasheet.empty()) return figures;
   figures.push_back({"data sheet",
                      format_rate(p.roof.datasheet_flops, "FLOP/s") + ", " +

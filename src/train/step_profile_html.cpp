@@ -48,7 +48,7 @@ class Numbers {
     }
   }
 
-  std::string cells(const ProfileRow& row, bool bars) const {
+  std::string cells(const ProfileRow& row, double gain, bool bars) const {
     const auto text = [](const char* conversion, double value) {
       return "<td>" + format_double(conversion, value) + "</td>";
     };
@@ -63,8 +63,7 @@ class Numbers {
            text("%.3f", row.seconds * per_step_ * 1e3) +
            text("%.0f", static_cast<double>(row.calls) * per_step_) + rate(row.flops) +
            rate(row.bytes) + (bars ? bar_cell(reached, " roof") : no_bar) +
-           text("%.0f %%", 100 * reached) +
-           text("%.3f", std::max(row.seconds - row.floor_seconds, 0.0) * per_step_ * 1e3);
+           text("%.0f %%", 100 * reached) + text("%.3f", gain * per_step_ * 1e3);
   }
 
  private:
@@ -83,20 +82,24 @@ std::string render_rows(const StepProfile& p, ProfileBy by, const char* what) {
                      "<th>calls</th><th>GFLOP/s</th><th>GB/s</th>"
                      "<th class=\"left\">of its roof</th><th></th><th>to gain, ms</th></tr>\n";
   ProfileRow sum;
+  double gains = 0;
   for (const ProfileRow& row : table_rows) {
     const auto style = styles.find(row.name);
+    const double gain = std::max(row.seconds - row.floor_seconds, 0.0);
+    gains += gain;
     rows +=
         "<tr><td>" +
         (style == styles.end() ? ""
                                : std::string("<i class=\"swatch ") + style->second + "\"></i>") +
-        "<code>" + escape_html(row.name) + "</code></td>" + numbers.cells(row, true) + "</tr>\n";
+        "<code>" + escape_html(row.name) + "</code></td>" + numbers.cells(row, gain, true) +
+        "</tr>\n";
     sum.calls += row.calls;
     sum.seconds += row.seconds;
     sum.flops += row.flops;
     sum.bytes += row.bytes;
     sum.floor_seconds += row.floor_seconds;
   }
-  rows += "<tr class=\"sum\"><td>sum</td>" + numbers.cells(sum, false) + "</tr>\n";
+  rows += "<tr class=\"sum\"><td>sum</td>" + numbers.cells(sum, gains, false) + "</tr>\n";
   return table(rows);
 }
 

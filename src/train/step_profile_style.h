@@ -36,14 +36,15 @@ tr.sum td { border-bottom: 0; border-top: 1px solid var(--soft); }
 .backward { fill: var(--backward); }
 .layer { fill-opacity: .65; }
 .timeline { margin-bottom: .4rem; min-width: 44rem; }
-.timeline rect { stroke: var(--paper); stroke-width: .4; }
+.timeline .grid, .timeline rect { vector-effect: non-scaling-stroke; }
+.timeline .edge { stroke: var(--paper); stroke-width: .6; }
 .timeline rect:hover, .roofline circle:hover { stroke: var(--ink); stroke-width: 1.2; }
 .timeline .grid, .roofline .grid { stroke: var(--rule); }
 .timeline text.inside { pointer-events: none; font-size: 11px; fill: #16191c; }
 .timeline text.inside.forward, .timeline text.inside.backward { fill: var(--ink); fill-opacity: 1; }
 .timeline text.inside.products, .timeline text.inside.norms, .timeline text.inside.update {
   fill: #ffffff; }
-.zoom { float: right; font-size: .85rem; color: var(--soft); }
+.zoom { text-align: right; margin: 0 0 .3rem; font-size: .85rem; color: var(--soft); }
 .zoom button { font: inherit; color: var(--ink); background: var(--card); cursor: pointer;
   border: 1px solid var(--rule); border-radius: 4px; margin-left: .3rem; padding: 0 .6rem; }
 

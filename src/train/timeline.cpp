@@ -16,7 +16,7 @@
 namespace vitrine {
 namespace {
 
-constexpr double kWidth = 1100, kTop = 24, kRow = 17, kBetweenLanes = 24;
+constexpr double kWidth = 1100, kTop = 24, kRow = 20, kBetweenLanes = 24;
 constexpr double kLeastWidth = 0.5;  // of a box; narrower ones are drawn together
 constexpr std::size_t kMostBoxes = 6000;
 constexpr int kMostLanes = 16;
@@ -37,6 +37,11 @@ class Timeline {
  public:
   Timeline(const StepTimes& times, const Roof& roof, double step_seconds)
       : times_(times), roof_(roof), end_(step_seconds) {
+    // A worker that got nothing to do has an empty lane.
+    for (const StepOperation& operation : times.operations) {
+      if (times.last_step.empty()) break;
+      for (int worker = 0; worker < operation.side_by_side; ++worker) lanes_[worker];
+    }
     for (const Span& span : times.last_step) {
       lanes_[span.worker].push_back(span);
       end_ = std::max(end_, span.end);
@@ -198,14 +203,14 @@ class Timeline {
   std::string render_box(const Box& box, double y, double least) {
     ++boxes_;
     const double x = at(box.begin), width = std::max(at(box.end) - x, std::min(least, kLeastWidth));
-    std::string svg = "<rect class=\"" + box.style + "\" x=\"" + format_double("%.2f", x) +
-                      "\" y=\"" + coordinate(y) + "\" width=\"" + format_double("%.2f", width) +
-                      "\" height=\"" + coordinate(kRow - 1) + "\"><title>" +
-                      escape_html(box.tooltip) + "</title></rect>\n";
+    std::string svg = "<rect class=\"" + box.style + (width > 2 ? " edge" : "") + "\" x=\"" +
+                      format_double("%.2f", x) + "\" y=\"" + coordinate(y) + "\" width=\"" +
+                      format_double("%.2f", width) + "\" height=\"" + coordinate(kRow - 1) +
+                      "\"><title>" + escape_html(box.tooltip) + "</title></rect>\n";
     const double room = (width - kMargin) / kCharacter;
     if (box.text.empty() || static_cast<double>(box.text.size()) > room) return svg;
     return svg + "<text class=\"inside " + box.style + "\" x=\"" + coordinate(x + kMargin / 2) +
-           "\" y=\"" + coordinate(y + 12) + "\">" + escape_html(box.text) + "</text>\n";
+           "\" y=\"" + coordinate(y + 14) + "\">" + escape_html(box.text) + "</text>\n";
   }
 
   const StepTimes& times_;
