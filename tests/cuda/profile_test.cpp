@@ -209,12 +209,14 @@ TEST_F(CudaProfileTest, OperationsAreTheInnermostRanges) {
   const RunConfig config = small_config();
   const Dataset data = random_images(config.model, 12, kDataSeed);
   profile_step(*device, config, data, {.warm_up = 3, .steps = 1, .capture = true}, silent());
-  int found = 0;
+  int found = 0, updates = 0;
   for (const std::string& range : simt::take_ranges()) {
     found += range == "step/backward/blocks.0/attention_backward";
+    updates += range == "step/update/adamw" || range == "step/update/gradient_norm";
     EXPECT_EQ(range.find("attention_backward/"), std::string::npos) << range;
   }
   EXPECT_EQ(found, 4) << "once a step, warm-up included";
+  EXPECT_EQ(updates, 2 * 4);
 }
 
 TEST_F(CudaProfileTest, AProfileOfTheEmulatedGpuAddsUp) {
