@@ -36,7 +36,7 @@ struct LogAxis {
 
 LogAxis axis(const std::vector<double>& values, double begin, double end) {
   const auto [least, most] = std::minmax_element(values.begin(), values.end());
-  const double high = std::ceil(std::log10(*most * 1.1));
+  const double high = std::ceil(std::log10(*most * 1.5));  // room for the roof's text
   const double low = std::floor(std::log10(*least / 1.1));
   return {std::max(std::min(low, high - 1), high - kMostDecades), high, begin, end};
 }
@@ -68,10 +68,12 @@ class Roofline {
   Roofline(std::vector<Point> points, const Roof& roof)
       : points_(std::move(points)), roof_(roof), x_(intensities()), y_(rates()) {}
 
-  std::string render() const {
+  std::string render() {
+    add_roofs();
+    add_points();
     return "<svg class=\"roofline\" viewBox=\"0 0 " + coordinate(kWidth) + " " +
            coordinate(kHeight) + "\" role=\"img\" aria-label=\"Roofline plot\">\n" + render_axes() +
-           render_roofs() + render_points() + "</svg>\n";
+           lines_ + discs_ + texts_ + "</svg>\n";
   }
 
  private:
@@ -124,47 +126,47 @@ class Roofline {
   }
 
   /// y = x * bytes per second, up to `flops`. The text stands on the line or hangs from it.
-  std::string slanted(const std::string& style, double bytes_per_second, double flops,
-                      const std::string& text, bool above) const {
+  void add_copies(const std::string& style, double bytes_per_second, double flops,
+                  const std::string& text, bool above) {
     const double left = std::max(std::pow(10.0, x_.low), std::pow(10.0, y_.low) / bytes_per_second);
     const double right = std::min(std::pow(10.0, x_.high), flops / bytes_per_second);
-    if (!(left < right)) return "";
+    if (!(left < right)) return;
     const double x1 = x_.at(left), y1 = y_.at(left * bytes_per_second);
     const double x2 = x_.at(right), y2 = y_.at(right * bytes_per_second);
     const double angle = std::atan2(y2 - y1, x2 - x1) * 180 / std::acos(-1.0);
-    return svg_line(style, x1, y1, x2, y2) + "<text class=\"halo\" transform=\"translate(" +
-           coordinate(x1) + " " + coordinate(y1) + ") rotate(" + coordinate(angle) +
-           ")\" x=\"14\" y=\"" + (above ? "-6" : "16") + "\">" + escape_html(text) + "</text>\n";
+    lines_ += svg_line(style, x1, y1, x2, y2);
+    texts_ += "<text class=\"halo\" transform=\"translate(" + coordinate(x1) + " " +
+              coordinate(y1) + ") rotate(" + coordinate(angle) + ")\" x=\"14\" y=\"" +
+              (above ? "-6" : "16") + "\">" + escape_html(text) + "</text>\n";
   }
 
-  std::string level(const std::string& style, double flops, double bytes_per_second,
-                    const std::string& text) const {
+  void add_products(const std::string& style, double flops, double bytes_per_second,
+                    const std::string& text) {
     const double from = std::clamp(x_.at(flops / bytes_per_second), kLeft, kRight);
-    return svg_line(style, from, y_.at(flops), kRight, y_.at(flops)) +
-           svg_text(kRight - 4, y_.at(flops) - 6, "end", text);
+    lines_ += svg_line(style, from, y_.at(flops), kRight, y_.at(flops));
+    texts_ += "<text class=\"halo\" x=\"" + coordinate(kRight - 4) + "\" y=\"" +
+              coordinate(y_.at(flops) - 6) + "\" text-anchor=\"end\">" + escape_html(text) +
+              "</text>\n";
   }
 
-  std::string render_roofs() const {
+  void add_roofs() {
     const Roof::Copy &fast = fastest(), &large = roof_.copies.back();
     const double flops = roof_.flops_per_second;
     const auto text = [](const Roof::Copy& copy) {
       return "copies of " + format_bytes(copy.working_set) + ": " +
              format_rate(copy.bytes_per_second, "B/s");
     };
-    std::string svg = level("roof", flops, fast.bytes_per_second,
-                            "products here: " + format_rate(flops, "FLOP/s"));
-    svg += slanted("roof", fast.bytes_per_second, flops, text(fast), true);
-    if (&fast != &large) svg += slanted("roof", large.bytes_per_second, flops, text(large), false);
-    if (roof_.datasheet_flops > 0) {
-      svg +=
-          level("roof sheet", roof_.datasheet_flops, roof_.datasheet_bytes,
-                roof_.datasheet + ", data sheet: " + format_rate(roof_.datasheet_flops, "FLOP/s"));
-      svg += slanted("roof sheet", roof_.datasheet_bytes, roof_.datasheet_flops, "", true);
-    }
-    return svg;
+    add_products("roof", flops, fast.bytes_per_second,
+                 "products here: " + format_rate(flops, "FLOP/s"));
+    add_copies("roof", fast.bytes_per_second, flops, text(fast), true);
+    if (&fast != &large) add_copies("roof", large.bytes_per_second, flops, text(large), false);
+    if (!(roof_.datasheet_flops > 0)) return;
+    add_products("roof sheet", roof_.datasheet_flops, roof_.datasheet_bytes,
+                 roof_.datasheet + ", data sheet: " + format_rate(roof_.datasheet_flops, "FLOP/s"));
+    add_copies("roof sheet", roof_.datasheet_bytes, roof_.datasheet_flops, "", true);
   }
 
-  std::string render_points() const {
+  void add_points() {
     std::vector<Label> labels;
     double largest = 0;
     for (const Point& point : points_) largest = std::max(largest, point.share);
@@ -177,21 +179,19 @@ class Roofline {
                labels.size() < kLabels ? kCharacter * static_cast<double>(point.name.size()) : 0});
     }
     place_labels(labels, kLeft, kTop, kRight, kBottom);
-    std::string lines, discs, texts;
     for (std::size_t i = 0; i < points_.size(); ++i) {
       const Point& point = points_[i];
       const Label& label = labels[i];
       if (point.roof > point.rate) {
         const double roof = y_.at(point.roof);
-        lines += svg_line("reach", label.x, label.y, label.x, roof) +
-                 svg_line("reach", label.x - 4, roof, label.x + 4, roof);
+        lines_ += svg_line("reach", label.x, label.y, label.x, roof) +
+                  svg_line("reach", label.x - 4, roof, label.x + 4, roof);
       }
-      discs += "<circle class=\"" + point.style + "\" cx=\"" + coordinate(label.x) + "\" cy=\"" +
-               coordinate(label.y) + "\" r=\"" + coordinate(label.radius) + "\"><title>" +
-               escape_html(point.tooltip) + "</title></circle>\n";
-      if (label.width > 0) texts += render_label(label, point.name);
+      discs_ += "<circle class=\"" + point.style + "\" cx=\"" + coordinate(label.x) + "\" cy=\"" +
+                coordinate(label.y) + "\" r=\"" + coordinate(label.radius) + "\"><title>" +
+                escape_html(point.tooltip) + "</title></circle>\n";
+      if (label.width > 0) texts_ += render_label(label, point.name);
     }
-    return lines + discs + texts;
   }
 
   static std::string render_label(const Label& label, const std::string& name) {
@@ -208,6 +208,7 @@ class Roofline {
   std::vector<Point> points_;
   const Roof& roof_;
   LogAxis x_, y_;
+  std::string lines_, discs_, texts_;  // from below to above
 };
 
 /// The box of a label's text.

@@ -233,15 +233,21 @@ double StepProfile::overhead_seconds() const {
 }
 
 // The standard error of a median is sqrt(pi / 2) sigma / sqrt(n), and sigma of the normal
-// distribution 0.7413 of the distance between its quartiles, which outliers do not move.
+// distribution 0.7413 of the distance between its quartiles, which outliers do not move. Of fewer
+// than about ten steps it is a guess.
 double StepProfile::overhead_noise() const {
   constexpr double kTwoErrors = 1.96 * 1.2533 * 0.7413;
   std::vector<double> sorted = differences(*this);
   if (sorted.empty()) return 0;
   std::sort(sorted.begin(), sorted.end());
-  const std::size_t quarter = sorted.size() / 4;
-  const double quartiles = sorted[sorted.size() - 1 - quarter] - sorted[quarter];
-  return kTwoErrors * quartiles / std::sqrt(static_cast<double>(sorted.size()));
+  const auto quantile = [&](double share) {
+    const double at = share * static_cast<double>(sorted.size() - 1);
+    const auto below = static_cast<std::size_t>(at);
+    const std::size_t above = std::min(below + 1, sorted.size() - 1);
+    return sorted[below] + (at - std::floor(at)) * (sorted[above] - sorted[below]);
+  };
+  return kTwoErrors * (quantile(0.75) - quantile(0.25)) /
+         std::sqrt(static_cast<double>(sorted.size()));
 }
 
 }  // namespace vitrine
