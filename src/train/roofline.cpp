@@ -20,14 +20,13 @@ constexpr double kWidth = 1100, kHeight = 520, kLeft = 64, kRight = 1084, kTop =
 constexpr double kLargestRadius = 26, kLeastRadius = 3;
 constexpr double kCharacter = 6.7;  // of a label
 constexpr std::size_t kLabels = 10;
-constexpr double kMostDecades = 7;
 
 struct Point {
   std::string name, style, tooltip;
   double intensity = 0, rate = 0, roof = 0, share = 0;
 };
 
-/// A logarithmic axis of whole decades.
+/// A logarithmic axis; `low` and `high` are decades.
 struct LogAxis {
   double low, high, begin, end;
   double per_decade() const { return (end - begin) / (high - low); }
@@ -35,10 +34,9 @@ struct LogAxis {
 };
 
 LogAxis axis(const std::vector<double>& values, double begin, double end) {
+  constexpr double kRoom = 1.8;  // a factor, for discs and texts
   const auto [least, most] = std::minmax_element(values.begin(), values.end());
-  const double high = std::ceil(std::log10(*most * 1.5));  // room for the roof's text
-  const double low = std::floor(std::log10(*least / 1.1));
-  return {std::max(std::min(low, high - 1), high - kMostDecades), high, begin, end};
+  return {std::log10(*least / kRoom), std::log10(*most * kRoom), begin, end};
 }
 
 std::vector<Point> points_of(const StepTimes& times, const Roof& roof) {
@@ -103,16 +101,15 @@ class Roofline {
     return axis(values, kBottom, kTop);
   }
 
-  double y_at(double rate) const { return std::min(y_.at(rate), kBottom); }
-
   std::string render_axes() const {
-    std::string svg;
-    for (double decade = x_.low; decade <= x_.high; ++decade) {
+    std::string svg = svg_line("grid", kLeft, kBottom, kRight, kBottom) +
+                      svg_line("grid", kLeft, kTop, kLeft, kBottom);
+    for (double decade = std::ceil(x_.low); decade <= x_.high; ++decade) {
       const double value = std::pow(10.0, decade), x = x_.at(value);
       svg += svg_line("grid", x, kTop, x, kBottom);
       svg += svg_text(x, kBottom + 18, "middle", format_double("%.10g", value));
     }
-    for (double decade = y_.low; decade <= y_.high; ++decade) {
+    for (double decade = std::ceil(y_.low); decade <= y_.high; ++decade) {
       const double value = std::pow(10.0, decade), y = y_.at(value);
       svg += svg_line("grid", kLeft, y, kRight, y);
       const double giga = value * 1e-9;
@@ -135,18 +132,30 @@ class Roofline {
     const double x2 = x_.at(right), y2 = y_.at(right * bytes_per_second);
     const double angle = std::atan2(y2 - y1, x2 - x1) * 180 / std::acos(-1.0);
     lines_ += svg_line(style, x1, y1, x2, y2);
+    const double length = std::hypot(x2 - x1, y2 - y1), away = above ? -10 : 12;
+    const double dx = (x2 - x1) / length, dy = (y2 - y1) / length;
+    keep_off(x1 + 14 * dx - away * dy, y1 + 14 * dy + away * dx, dx, dy, text);
     texts_ += "<text class=\"halo\" transform=\"translate(" + coordinate(x1) + " " +
               coordinate(y1) + ") rotate(" + coordinate(angle) + ")\" x=\"14\" y=\"" +
               (above ? "-6" : "16") + "\">" + escape_html(text) + "</text>\n";
   }
 
+  /// Labels of points keep off a roof's text, which goes from (x, y) in the direction (dx, dy).
+  void keep_off(double x, double y, double dx, double dy, const std::string& text) {
+    const double width = kCharacter * static_cast<double>(text.size());
+    for (double at = 0; at < width; at += kLabelHeight / 2) {
+      texts_taken_.push_back({.x = x + dx * at, .y = y + dy * at, .radius = kLabelHeight / 2});
+    }
+  }
+
   void add_products(const std::string& style, double flops, double bytes_per_second,
-                    const std::string& text) {
+                    const std::string& text, bool above) {
     const double from = std::clamp(x_.at(flops / bytes_per_second), kLeft, kRight);
+    const double baseline = y_.at(flops) + (above ? -6 : 15);
     lines_ += svg_line(style, from, y_.at(flops), kRight, y_.at(flops));
+    keep_off(kRight - 4, baseline - 4, -1, 0, text);
     texts_ += "<text class=\"halo\" x=\"" + coordinate(kRight - 4) + "\" y=\"" +
-              coordinate(y_.at(flops) - 6) + "\" text-anchor=\"end\">" + escape_html(text) +
-              "</text>\n";
+              coordinate(baseline) + "\" text-anchor=\"end\">" + escape_html(text) + "</text>\n";
   }
 
   void add_roofs() {
@@ -157,12 +166,14 @@ class Roofline {
              format_rate(copy.bytes_per_second, "B/s");
     };
     add_products("roof", flops, fast.bytes_per_second,
-                 "products here: " + format_rate(flops, "FLOP/s"));
+                 "products here: " + format_rate(flops, "FLOP/s"),
+                 !(roof_.datasheet_flops > flops));
     add_copies("roof", fast.bytes_per_second, flops, text(fast), true);
     if (&fast != &large) add_copies("roof", large.bytes_per_second, flops, text(large), false);
     if (!(roof_.datasheet_flops > 0)) return;
     add_products("roof sheet", roof_.datasheet_flops, roof_.datasheet_bytes,
-                 roof_.datasheet + ", data sheet: " + format_rate(roof_.datasheet_flops, "FLOP/s"));
+                 roof_.datasheet + ", data sheet: " + format_rate(roof_.datasheet_flops, "FLOP/s"),
+                 true);
     add_copies("roof sheet", roof_.datasheet_bytes, roof_.datasheet_flops, "", true);
   }
 
@@ -173,11 +184,12 @@ class Roofline {
     for (const Point& point : points_) {
       labels.push_back(
           {.x = x_.at(point.intensity),
-           .y = y_at(point.rate),
+           .y = y_.at(point.rate),
            .radius = std::max(kLeastRadius, kLargestRadius * std::sqrt(point.share / largest)),
            .width =
                labels.size() < kLabels ? kCharacter * static_cast<double>(point.name.size()) : 0});
     }
+    labels.insert(labels.end(), texts_taken_.begin(), texts_taken_.end());
     place_labels(labels, kLeft, kTop, kRight, kBottom);
     for (std::size_t i = 0; i < points_.size(); ++i) {
       const Point& point = points_[i];
@@ -208,6 +220,7 @@ class Roofline {
   std::vector<Point> points_;
   const Roof& roof_;
   LogAxis x_, y_;
+  std::vector<Label> texts_taken_;
   std::string lines_, discs_, texts_;  // from below to above
 };
 

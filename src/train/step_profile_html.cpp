@@ -1,6 +1,7 @@
 // A profile as one page that needs nothing else: key figures, tables, the last step as a timeline
 // and the roofline plot. Its only script widens the timeline.
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "io/format.h"
@@ -53,8 +54,9 @@ class Numbers {
       return "<td>" + format_double(conversion, value) + "</td>";
     };
     const auto rate = [&](double amount) {
-      return amount > 0 && row.seconds > 0 ? text("%.1f", amount / row.seconds * 1e-9)
-                                           : std::string("<td>–</td>");
+      const double giga = row.seconds > 0 ? amount / row.seconds * 1e-9 : 0;
+      if (!(giga > 0)) return std::string("<td>–</td>");
+      return giga < 1000 ? text("%.1f", giga) : "<td>" + format_count(std::llround(giga)) + "</td>";
     };
     const double reached = row.seconds > 0 ? row.floor_seconds / row.seconds : 0;
     const std::string no_bar = "<td></td>";
