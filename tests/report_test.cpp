@@ -7,8 +7,8 @@
 #include <iostream>
 #include <limits>
 #include <random>
-#include <set>
 
+#include "html_check.h"
 #include "train/charts.h"
 #include "train/html.h"
 #include "vitrine/error.h"
@@ -18,31 +18,6 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-/// Empty when every tag is closed in order, else what is wrong.
-std::string unbalanced(const std::string& html) {
-  const std::set<std::string> empty_elements = {"!DOCTYPE", "meta", "img", "br"};
-  std::vector<std::string> open;
-  for (std::size_t at = html.find('<'); at != std::string::npos; at = html.find('<', at + 1)) {
-    const std::size_t end = html.find('>', at);
-    if (end == std::string::npos) return "a tag without end";
-    const std::string tag = html.substr(at + 1, end - at - 1);
-    if (tag.find('<') != std::string::npos) return "< inside <" + tag + ">";
-    const bool closes = tag[0] == '/';
-    const std::string name = tag.substr(closes, tag.find_first_of(" /", closes) - closes);
-    if (closes) {
-      if (open.empty() || open.back() != name) return "unexpected <" + tag + ">";
-      open.pop_back();
-    } else if (tag.back() != '/' && empty_elements.count(name) == 0) {
-      open.push_back(name);
-    }
-  }
-  return open.empty() ? "" : "<" + open.back() + "> is never closed";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 /// No number of a figure is "nan" or "inf".
 void expect_drawable(const std::string& html) {
@@ -141,7 +116,7 @@ TEST(Report, EscapesEveryText) {
   report.title = report.config = evil;
   report.facts = {{evil, evil}, {"Parameters", evil}};
   for (std::string& name : report.class_names) name = evil;
-  report.profile[0].operation = evil;
+  report.profile[0].name = evil;
   const std::string html = render_report(report);
   EXPECT_FALSE(contains(html, "<b class='x'"));
   EXPECT_FALSE(contains(html, "'x'"));

@@ -74,7 +74,6 @@ struct ProfileRow {
   double floor_seconds = 0;  ///< by the roof; 0 without one
 };
 
-/// Rows by falling time.
 using Profile = std::vector<ProfileRow>;
 
 enum class ProfileBy : std::uint8_t {
@@ -86,7 +85,8 @@ enum class ProfileBy : std::uint8_t {
 /// "blocks.3.attn.qkv" → "blocks.3", "patch_embed.proj" → "patch_embed".
 std::string layer_of(const std::string& place);
 
-/// Over all timed steps; `roof` may be null.
+/// Over all timed steps, of what was called in them; `roof` may be null. Layers stand in the
+/// model's order, other rows by falling time.
 Profile make_table(const StepTimes& times, ProfileBy by, const Roof* roof);
 
 /// The table as text for so many steps, a row a line: calls, time and share; FLOPs and bytes a

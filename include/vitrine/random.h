@@ -107,4 +107,10 @@ class RandomStream {
   PhiloxWords words_{};
 };
 
+/// Numbers `first` to `first + count` of RandomStream(seed, stream).normal(), times `deviation`:
+/// many at a time, and each by itself, so that threads can share the work. Equal to the stream's
+/// within the rounding of a double.
+void fill_normal(std::uint64_t seed, std::uint64_t stream, std::int64_t first, std::int64_t count,
+                 double deviation, float* out);
+
 }  // namespace vitrine

@@ -4,10 +4,12 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/progress.h"
+#include "io/files.h"
 #include "vitrine/dataset.h"
 #include "vitrine/error.h"
 #include "vitrine/step_profile.h"
@@ -21,6 +23,7 @@ struct Options {
   StepProfileOptions steps;
   std::string by = "operation";
   bool json = false;
+  std::string html;  // file
 };
 
 const std::map<std::string, ProfileBy> kTables = {
@@ -60,14 +63,21 @@ int profile(const Options& options) {
     throw BadInput("profile: found no model, expected --preset or --config");
   }
   const RunConfig config = options.flags.resolve();
+  std::optional<AtomicFile> page;  // fails before anything is measured
+  if (!options.html.empty()) page.emplace(options.html);
   return run_on_device(options.device, [&](Device& device) {
     const Dataset data = images_for(options.flags, config);
     const StepProfile result = measure(device, options, config, data);
+    if (page) {
+      page->write(to_html(result));
+      page->commit();
+    }
     if (options.json) {
       std::printf("%s\n", to_json(result).dump(2).c_str());
     } else {
       std::printf("%s", to_text(result, kTables.at(options.by)).c_str());
     }
+    if (page) std::fprintf(options.json ? stderr : stdout, "\npage: %s\n", options.html.c_str());
     return 0;
   });
 }
@@ -88,9 +98,14 @@ Command add_profile(CLI::App& app) {
   for (const auto& [name, table] : kTables) tables.push_back(name);
   command->add_option("--by", options->by, "rows of the table: operation, layer, place [operation]")
       ->check(CLI::IsMember(tables));
-  command->add_flag("--capture", options->steps.capture,
-                    "run the steps between cudaProfilerStart and Stop, and time no operation");
+  CLI::Option* capture =
+      command->add_flag("--capture", options->steps.capture,
+                        "run the steps between cudaProfilerStart and Stop, and time no operation");
   command->add_flag("--json", options->json, "as JSON");
+  command
+      ->add_option("--html", options->html,
+                   "write a page: tables, the last step as a timeline, roofline plot")
+      ->excludes(capture);
   return [options] { return profile(*options); };
 }
 

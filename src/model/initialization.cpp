@@ -1,5 +1,8 @@
 // Initial weights and fixed positions.
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <thread>
 
 #include "vitrine/random.h"
 #include "vitrine/vit.h"
@@ -14,70 +17,83 @@ std::uint64_t hash_name(const std::string& name) {
   return hash & 0x7fffffffffffffffull;
 }
 
+constexpr double kLargestNormal = 8.6;  // √(-2 ln 2⁻⁵³) = 8.57 is the largest of a RandomStream
+constexpr std::int64_t kPiece = std::int64_t{1} << 18;  // numbers that a thread takes at a time
+
+/// Numbers [first, first + count) of a parameter. Most kinds can be drawn in any pieces; one that
+/// cannot is drawn as a whole with its first piece.
 class Filler {
  public:
-  Filler(const VitConfig& config, std::uint64_t seed, const Parameter& parameter)
-      : config_(config), parameter_(parameter), stream_(seed, hash_name(parameter.name)) {}
+  Filler(const VitConfig& config, std::uint64_t seed, const Parameter& parameter,
+         std::int64_t first, float* out)
+      : config_(config),
+        parameter_(parameter),
+        seed_(seed),
+        stream_(hash_name(parameter.name)),
+        first_(first),
+        count_(std::min(kPiece, parameter.shape.elements() - first)),
+        out_(out) {}
 
-  void fill(float* out) {
+  void fill() {
     const std::string& name = parameter_.name;
-    if (name == "cls_token" || name == "pos_embed") return embedding(out);
+    if (name == "cls_token" || name == "pos_embed") return embedding();
     if (name.find("norm") != std::string::npos) {
-      return constant(out, name.ends_with(".weight") ? 1.0f : 0.0f);
+      return constant(name.ends_with(".weight") ? 1.0f : 0.0f);
     }
     const bool is_bias = name.ends_with(".bias");
-    if (name == "patch_embed.proj.weight" && config_.patch_init_normal) return normal(out, 1.0);
+    if (name == "patch_embed.proj.weight" && config_.patch_init_normal) return normal(1.0);
     switch (config_.init) {
       case Initialization::torch:
-        return torch_linear(out);
+        return torch_linear();
       case Initialization::torch_encoder:
-        return torch_encoder(out, is_bias);
+        return torch_encoder(is_bias);
       case Initialization::normal:
-        return is_bias ? constant(out, 0) : normal(out, config_.initializer_range);
+        return is_bias ? constant(0) : normal(config_.initializer_range);
       case Initialization::trunc_normal:
-        return is_bias ? constant(out, 0) : truncated(out, config_.initializer_range);
+        return is_bias ? constant(0) : truncated(config_.initializer_range);
       case Initialization::timm:
-        if (name.starts_with("patch_embed")) return torch_linear(out);
-        return is_bias ? constant(out, 0) : truncated(out, 0.02);
+        if (name.starts_with("patch_embed")) return torch_linear();
+        return is_bias ? constant(0) : truncated(0.02);
     }
   }
 
  private:
+  // Draws one number after the other, the whole parameter.
   template <typename Draw>
-  void each(float* out, Draw draw) {
-    for (std::int64_t i = 0; i < parameter_.shape.elements(); ++i) {
-      out[i] = static_cast<float>(draw());
-    }
+  void each(Draw draw) {
+    if (first_ > 0) return;
+    RandomStream stream(seed_, stream_);
+    std::generate_n(out_, parameter_.shape.elements(),
+                    [&] { return static_cast<float>(draw(stream)); });
   }
-  void constant(float* out, float number) {
-    each(out, [&] { return number; });
+  void constant(float number) { std::fill_n(out_ + first_, count_, number); }
+  void uniform(double bound) {
+    each([&](RandomStream& stream) { return stream.uniform(-bound, bound); });
   }
-  void uniform(float* out, double bound) {
-    each(out, [&] { return stream_.uniform(-bound, bound); });
-  }
-  void normal(float* out, double deviation) {
-    each(out, [&] { return deviation * stream_.normal(); });
+  void normal(double deviation) {
+    fill_normal(seed_, stream_, first_, count_, deviation, out_ + first_);
   }
   // torch.nn.init.trunc_normal_ with its default bounds of ±2 (not of ±2 deviations).
-  void truncated(float* out, double deviation) {
-    each(out, [&] {
-      double number = deviation * stream_.normal();
-      while (std::abs(number) > 2.0) number = deviation * stream_.normal();
+  void truncated(double deviation) {
+    if (deviation * kLargestNormal < 2.0) return normal(deviation);
+    each([&](RandomStream& stream) {
+      double number = deviation * stream.normal();
+      while (std::abs(number) > 2.0) number = deviation * stream.normal();
       return number;
     });
   }
 
-  void embedding(float* out) {
+  void embedding() {
     const bool is_class = parameter_.name == "cls_token";
     switch (config_.embedding_init) {
       case EmbeddingInitialization::uniform:
-        return each(out, [&] { return stream_.uniform(); });
+        return each([](RandomStream& stream) { return stream.uniform(); });
       case EmbeddingInitialization::normal:
-        return normal(out, 1.0);
+        return normal(1.0);
       case EmbeddingInitialization::trunc_normal:
-        return truncated(out, config_.initializer_range);
+        return truncated(config_.initializer_range);
       case EmbeddingInitialization::timm:
-        return is_class ? normal(out, 1e-6) : truncated(out, 0.02);
+        return is_class ? normal(1e-6) : truncated(0.02);
     }
   }
 
@@ -95,22 +111,24 @@ class Filler {
     }
     return d;
   }
-  void torch_linear(float* out) { uniform(out, 1.0 / std::sqrt(fan_in())); }
+  void torch_linear() { uniform(1.0 / std::sqrt(fan_in())); }
 
   // nn.MultiheadAttention: in_proj Xavier uniform over [3D, D], both biases zero.
-  void torch_encoder(float* out, bool is_bias) {
+  void torch_encoder(bool is_bias) {
     const std::string& name = parameter_.name;
     const bool attention = name.find(".attn.") != std::string::npos;
-    if (attention && is_bias) return constant(out, 0);
+    if (attention && is_bias) return constant(0);
     if (attention && name.ends_with("qkv.weight")) {
-      return uniform(out, std::sqrt(6.0 / (4.0 * static_cast<double>(config_.hidden_size))));
+      return uniform(std::sqrt(6.0 / (4.0 * static_cast<double>(config_.hidden_size))));
     }
-    torch_linear(out);
+    torch_linear();
   }
 
   const VitConfig& config_;
   const Parameter& parameter_;
-  RandomStream stream_;
+  std::uint64_t seed_, stream_;
+  std::int64_t first_, count_;
+  float* out_;  // the parameter's first number
 };
 
 void sincos_1d(const VitConfig& c, std::vector<float>& table) {
@@ -153,10 +171,22 @@ std::vector<float> sincos_positions(const VitConfig& config) {
 std::vector<float> initial_weights(const VitConfig& config, const Plan& plan, std::uint64_t seed) {
   std::vector<float> flat(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
   const std::vector<Parameter>& parameters = plan.graph().parameters();
+  std::vector<Filler> pieces;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    Filler(config, seed, parameters[i])
-        .fill(flat.data() + plan.parameter_offset(static_cast<int>(i)));
+    float* out = flat.data() + plan.parameter_offset(static_cast<int>(i));
+    for (std::int64_t first = 0; first < parameters[i].shape.elements(); first += kPiece) {
+      pieces.emplace_back(config, seed, parameters[i], first, out);
+    }
   }
+  std::atomic<std::size_t> next = 0;
+  const auto work = [&] {
+    for (std::size_t i = next++; i < pieces.size(); i = next++) pieces[i].fill();
+  };
+  const std::int64_t useful = plan.parameter_elements() / kPiece;
+  const std::int64_t threads = std::min<std::int64_t>(std::thread::hardware_concurrency(), useful);
+  std::vector<std::jthread> others;
+  for (std::int64_t i = 1; i < threads; ++i) others.emplace_back(work);
+  work();
   return flat;
 }
 

@@ -32,18 +32,6 @@ struct Axis {
   double at(double value) const { return begin + (value - low) / (high - low) * (end - begin); }
 };
 
-double tick_step(double range, double ticks) {
-  const double raw = range / ticks, power = std::pow(10.0, std::floor(std::log10(raw)));
-  for (const double factor : {1.0, 2.0, 5.0}) {
-    if (raw <= factor * power * 1.0001) return factor * power;
-  }
-  return 10 * power;
-}
-
-std::string coordinate(double value) {
-  return format_double("%.1f", value);
-}
-
 std::string tick_text(double value, double step, Unit unit) {
   if (unit == Unit::kFraction) {
     value *= 100;
@@ -87,29 +75,19 @@ Axis horizontal_axis(const LineChart& chart) {
   return {0, high, std::max(1.0, tick_step(high, 6)), kLeft, kWidth - kRight};
 }
 
-std::string text_at(double x, double y, const std::string& anchor, const std::string& text) {
-  return "<text x=\"" + coordinate(x) + "\" y=\"" + coordinate(y) + "\" text-anchor=\"" + anchor +
-         "\">" + escape_html(text) + "</text>\n";
-}
-
-std::string line(const std::string& style, double x1, double y1, double x2, double y2) {
-  return "<line class=\"" + style + "\" x1=\"" + coordinate(x1) + "\" y1=\"" + coordinate(y1) +
-         "\" x2=\"" + coordinate(x2) + "\" y2=\"" + coordinate(y2) + "\"/>\n";
-}
-
 std::string render_axes(const LineChart& chart, const Axis& x, const Axis& y) {
   std::string svg;
   for (double value = y.low; value <= y.high + y.step / 2; value += y.step) {
     const double at = y.at(value);
-    svg += line("grid", x.begin, at, x.end, at);
-    svg += text_at(x.begin - 8, at + 4, "end", tick_text(value, y.step, chart.unit));
+    svg += svg_line("grid", x.begin, at, x.end, at);
+    svg += svg_text(x.begin - 8, at + 4, "end", tick_text(value, y.step, chart.unit));
   }
-  svg += line("axis", x.begin, y.begin, x.end, y.begin);
+  svg += svg_line("axis", x.begin, y.begin, x.end, y.begin);
   for (double value = x.low; value <= x.high * 1.0001; value += x.step) {
-    svg += line("axis", x.at(value), y.begin, x.at(value), y.begin + 4);
-    svg += text_at(x.at(value), y.begin + 18, "middle", tick_text(value, x.step, Unit::kCount));
+    svg += svg_line("axis", x.at(value), y.begin, x.at(value), y.begin + 4);
+    svg += svg_text(x.at(value), y.begin + 18, "middle", tick_text(value, x.step, Unit::kCount));
   }
-  return svg + text_at((x.begin + x.end) / 2, chart.height - 6, "middle", chart.x_label);
+  return svg + svg_text((x.begin + x.end) / 2, chart.height - 6, "middle", chart.x_label);
 }
 
 /// `series` by at most kMostPoints points: the means of buckets of neighbours.
@@ -171,6 +149,28 @@ std::string render_caption(const LineChart& chart) {
 }
 
 }  // namespace
+
+double tick_step(double range, double ticks) {
+  const double raw = range / ticks, power = std::pow(10.0, std::floor(std::log10(raw)));
+  for (const double factor : {1.0, 2.0, 5.0}) {
+    if (raw <= factor * power * 1.0001) return factor * power;
+  }
+  return 10 * power;
+}
+
+std::string coordinate(double value) {
+  return format_double("%.1f", value);
+}
+
+std::string svg_text(double x, double y, const std::string& anchor, const std::string& text) {
+  return "<text x=\"" + coordinate(x) + "\" y=\"" + coordinate(y) + "\" text-anchor=\"" + anchor +
+         "\">" + escape_html(text) + "</text>\n";
+}
+
+std::string svg_line(const std::string& style, double x1, double y1, double x2, double y2) {
+  return "<line class=\"" + style + "\" x1=\"" + coordinate(x1) + "\" y1=\"" + coordinate(y1) +
+         "\" x2=\"" + coordinate(x2) + "\" y2=\"" + coordinate(y2) + "\"/>\n";
+}
 
 std::string format_value(double value, Unit unit) {
   if (std::isnan(value)) return "NaN";

@@ -14,6 +14,14 @@ enum class Unit { kNumber, kFraction, kCount };
 /// "1.715", "80.9 %", "25,012"; "NaN" or "∞" where there is no number.
 std::string format_value(double value, Unit unit);
 
+/// Ticks of an axis lie at multiples of it: 1, 2 or 5 times a power of ten, about `ticks` of them.
+double tick_step(double range, double ticks);
+/// A number in the units of a drawing.
+std::string coordinate(double value);
+/// `anchor`: start, middle or end. The text is escaped.
+std::string svg_text(double x, double y, const std::string& anchor, const std::string& text);
+std::string svg_line(const std::string& style, double x1, double y1, double x2, double y2);
+
 /// A curve. A point that is not finite is a gap.
 struct Series {
   std::string name;

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "io/format.h"
+
 namespace vitrine {
 namespace {
 
@@ -54,6 +56,46 @@ std::string escape_html(const std::string& text) {
 
 std::string section_heading(const std::string& title, const std::string& note) {
   return "<h2>" + title + "</h2>\n<p class=\"note\">" + note + "</p>\n";
+}
+
+std::string header_row(const Cells& cells, const std::string& style) {
+  std::string html = "<tr>";
+  for (const std::string& cell : cells) html += "<th" + style + ">" + cell + "</th>";
+  return html + "</tr>\n";
+}
+
+std::string row(const Cells& cells) {
+  std::string html = "<tr>";
+  for (const std::string& cell : cells) html += "<td>" + cell + "</td>";
+  return html + "</tr>\n";
+}
+
+std::string table(const std::string& rows) {
+  return "<div class=\"scroll\"><table>\n" + rows + "</table></div>\n";
+}
+
+std::string bar_cell(double fraction, const std::string& style) {
+  const double percent = 100 * std::clamp(fraction, 0.0, 1.0);
+  return "<td class=\"bar" + style + "\"><span><i style=\"width:" + format_double("%.1f", percent) +
+         "%\"></i></span></td>";
+}
+
+std::string tile(const std::string& name, const std::string& value, const std::string& note,
+                 const std::string& style) {
+  return "<div class=\"tile" + style + "\"><span>" + name + "</span><b>" + escape_html(value) +
+         "</b><span>" + escape_html(note) + "</span></div>\n";
+}
+
+std::string html_page(const std::string& title, const std::string& style, const std::string& body,
+                      const std::string& script) {
+  const std::string may_run = script.empty() ? "" : "; script-src 'unsafe-inline'";
+  return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+         "style-src 'unsafe-inline'; img-src data:" +
+         may_run + "\">\n<title>" + escape_html(title) + "</title>\n<style>" + style +
+         "</style>\n</head>\n<body>\n" + body +
+         (script.empty() ? "" : "<script>" + script + "</script>\n") + "</body>\n</html>\n";
 }
 
 std::string png_data_uri(const Image& image) {

@@ -18,36 +18,6 @@
 namespace vitrine {
 namespace {
 
-using Cells = std::vector<std::string>;
-
-std::string header_row(const Cells& cells, const std::string& style = "") {
-  std::string html = "<tr>";
-  for (const std::string& cell : cells) html += "<th" + style + ">" + cell + "</th>";
-  return html + "</tr>\n";
-}
-
-/// Cells are HTML.
-std::string row(const Cells& cells) {
-  std::string html = "<tr>";
-  for (const std::string& cell : cells) html += "<td>" + cell + "</td>";
-  return html + "</tr>\n";
-}
-
-std::string table(const std::string& rows) {
-  return "<div class=\"scroll\"><table>\n" + rows + "</table></div>\n";
-}
-
-std::string bar_cell(double fraction) {
-  const double percent = 100 * std::clamp(fraction, 0.0, 1.0);
-  return "<td class=\"bar\"><span><i style=\"width:" + format_double("%.1f", percent) +
-         "%\"></i></span></td>";
-}
-
-std::string tile(const std::string& name, const std::string& value, const std::string& note) {
-  return "<div class=\"tile\"><span>" + name + "</span><b>" + escape_html(value) + "</b><span>" +
-         escape_html(note) + "</span></div>\n";
-}
-
 std::string number(double value) {
   return format_value(value, Unit::kNumber);
 }
@@ -321,15 +291,10 @@ std::string render_setting(const Report& report) {
 }  // namespace
 
 std::string render_report(const Report& report) {
-  return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
-         "style-src 'unsafe-inline'; img-src data:\">\n<title>" +
-         escape_html(report.title) + "</title>\n<style>" + kReportStyle +
-         "</style>\n</head>\n<body>\n" + render_head(report) + render_curves(report) +
-         render_mistakes(report) + render_examples(report) + render_attention(report) +
-         render_positions(report) + render_profile(report) + render_setting(report) +
-         "</body>\n</html>\n";
+  return html_page(report.title, kReportStyle,
+                   render_head(report) + render_curves(report) + render_mistakes(report) +
+                       render_examples(report) + render_attention(report) +
+                       render_positions(report) + render_profile(report) + render_setting(report));
 }
 
 }  // namespace vitrine

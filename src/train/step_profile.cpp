@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <numeric>
 
 #include "io/format.h"
 #include "io/process.h"
@@ -19,8 +21,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kStepsInARow =
-    10;  // that a device beside the host is given before it is waited for
+// What a device beside the host is given before it is waited for.
+constexpr std::int64_t kStepsInARow = 10;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -53,12 +55,15 @@ class Steps {
     ++done_;
   }
 
-  /// Seconds of each of `count` steps in a row, nothing measured inside them.
-  std::vector<double> run_in_a_row(Device& device, std::int64_t count) {
-    const std::int64_t together = device.traits().asynchronous ? kStepsInARow : 1;
+  /// Seconds of each of `count` steps in a row, nothing measured inside them. `tell` hears between
+  /// them how many are done.
+  template <typename Tell>
+  std::vector<double> run_in_a_row(Device& device, std::int64_t count, const Tell& tell) {
     step_.set_timing(Timing::none);
     std::vector<double> seconds;
-    for (std::int64_t done = 0; done < count; done += together) {
+    for (std::int64_t done = 0, together = 1; done < count; done += together) {
+      tell(done);
+      if (device.traits().asynchronous) together = std::min(kStepsInARow, count - done);
       const auto start = Clock::now();
       for (std::int64_t i = 0; i < together; ++i) run();
       device.synchronize();
@@ -122,6 +127,16 @@ bool fits_resident(Device& device, const RunConfig& config, const Dataset& data,
                     format_bytes(memory) + "; vitrine inspect names the largest batch that fits");
 }
 
+// A step and its neighbour see the same machine, also where others use it.
+std::vector<double> differences(const StepProfile& profile) {
+  std::vector<double> seconds;
+  for (std::size_t i = 0; i < std::min(profile.timed_seconds.size(), profile.plain_seconds.size());
+       ++i) {
+    seconds.push_back(profile.timed_seconds[i] - profile.plain_seconds[i]);
+  }
+  return seconds;
+}
+
 }  // namespace
 
 StepProfile profile_step(Device& device, const RunConfig& config, const Dataset& data,
@@ -155,7 +170,9 @@ StepProfile profile_step(Device& device, const RunConfig& config, const Dataset&
   device.synchronize();
   steps.reset();
   if (options.capture) device.begin_capture();
-  profile.wall_seconds = steps.run_in_a_row(device, options.steps);
+  profile.wall_seconds = steps.run_in_a_row(device, options.steps, [&](std::int64_t done) {
+    tell("Steps in a row", done, options.steps);
+  });
   if (options.capture) device.end_capture();
   profile.data_seconds =
       steps.step().data_seconds() / static_cast<double>(steps.done_since_reset());
@@ -168,11 +185,16 @@ StepProfile profile_step(Device& device, const RunConfig& config, const Dataset&
   for (std::int64_t i = 0; i < options.steps; ++i) {
     profile.plain_seconds.push_back(steps.run_timed(Timing::step));
     profile.timed_seconds.push_back(steps.run_timed(Timing::operations));
-    tell("Steps", i + 1, options.steps);
+    tell("Timed steps", i + 1, options.steps);
   }
   profile.times = steps.step().times();
   profile.roof = measure_roof(device, config.recipe.precision);
   return profile;
+}
+
+double mean(const std::vector<double>& values) {
+  if (values.empty()) return 0;
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 double median(std::vector<double> values) {
@@ -184,6 +206,10 @@ double median(std::vector<double> values) {
 
 double StepProfile::images_per_second() const {
   return static_cast<double>(images_per_step) / median(wall_seconds);
+}
+
+double StepProfile::timed_step_seconds() const {
+  return mean(timed_seconds);
 }
 
 double StepProfile::operation_seconds() const {
@@ -202,8 +228,26 @@ double StepProfile::floor_seconds() const {
   return seconds / static_cast<double>(std::max<std::int64_t>(times.steps, 1));
 }
 
-double StepProfile::overhead() const {
-  return median(timed_seconds) / median(plain_seconds) - 1;
+double StepProfile::overhead_seconds() const {
+  return median(differences(*this));
+}
+
+// The standard error of a median is sqrt(pi / 2) sigma / sqrt(n), and sigma of the normal
+// distribution 0.7413 of the distance between its quartiles, which outliers do not move. Of fewer
+// than about ten steps it is a guess.
+double StepProfile::overhead_noise() const {
+  constexpr double kTwoErrors = 1.96 * 1.2533 * 0.7413;
+  std::vector<double> sorted = differences(*this);
+  if (sorted.empty()) return 0;
+  std::sort(sorted.begin(), sorted.end());
+  const auto quantile = [&](double share) {
+    const double at = share * static_cast<double>(sorted.size() - 1);
+    const auto below = static_cast<std::size_t>(at);
+    const std::size_t above = std::min(below + 1, sorted.size() - 1);
+    return sorted[below] + (at - std::floor(at)) * (sorted[above] - sorted[below]);
+  };
+  return kTwoErrors * (quantile(0.75) - quantile(0.25)) /
+         std::sqrt(static_cast<double>(sorted.size()));
 }
 
 }  // namespace vitrine

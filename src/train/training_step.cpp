@@ -91,9 +91,15 @@ void TrainingStep::update() {
     mark(kBegin);
     executor_.sum_gradients();
     mark(kSummed);
-    optimizer_.measure_norm(executor_.gradients());
+    {
+      const Range operation(device_, "gradient_norm");
+      optimizer_.measure_norm(executor_.gradients());
+    }
     mark(kNorm);
-    optimizer_.apply(executor_.gradients(), executor_.state());
+    {
+      const Range operation(device_, "adamw");
+      optimizer_.apply(executor_.gradients(), executor_.state());
+    }
     mark(kUpdated);
     device_.operation_done();
   } catch (const DeviceError& error) {
