@@ -5,6 +5,7 @@
 #include <array>
 
 #include "cpu/cpu_kernels.h"
+#include "reference/matmul.h"
 #include "reference/reduce.h"
 #include "reference_check.h"
 
@@ -28,17 +29,19 @@ struct Inputs {
 
 template <typename T>
 std::vector<T> reference(const Case& c, const Inputs& in) {
-  std::vector<T> out(c.m * c.n);
+  const auto a = [&](std::int64_t i, std::int64_t l) {
+    return in.a[c.transpose_a ? l * c.m + i : i * c.k + l];
+  };
+  const auto b = [&](std::int64_t l, std::int64_t j) {
+    return in.b[c.transpose_b ? j * c.k + l : l * c.n + j];
+  };
+  std::vector<T> out;
   for (std::int64_t i = 0; i < c.m; ++i) {
     for (std::int64_t j = 0; j < c.n; ++j) {
-      T sum = 0;
-      for (std::int64_t l = 0; l < c.k; ++l) {
-        sum += T(c.transpose_a ? in.a[l * c.m + i] : in.a[i * c.k + l]) *
-               T(c.transpose_b ? in.b[j * c.k + l] : in.b[l * c.n + j]);
-      }
+      T sum = reference::product_element<T>(i, j, c.k, a, b);
       if (c.bias) sum += T(in.bias[j]);
       if (c.accumulate) sum += T(in.out[i * c.n + j]);
-      out[i * c.n + j] = sum;
+      out.push_back(sum);
     }
   }
   return out;
