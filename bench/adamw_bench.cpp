@@ -65,14 +65,14 @@ class UpdateCase : public Case {
         optimizer_(device, plan_, recipe_of_steps()),
         gradients_(device, n_),
         step_(device.allocate(sizeof(StepState), "state")) {
-    optimizer_.upload_weights(weights());
+    optimizer_.upload_weights(initial_weights());
     device.upload(step_.data(), &state_, sizeof state_);
     optimizer_.measure_norm(gradients_.data());  // the first step: finite, so it counts
   }
   ~UpdateCase() override { device_.synchronize(); }
 
  protected:
-  std::vector<float> weights() const {
+  std::vector<float> initial_weights() const {
     const std::vector<float> drawn = random_normal(std::min(n_, kNumbers), kSeed, 2);
     std::vector<float> values;
     for (std::int64_t i = 0; i < n_; ++i) {
@@ -103,7 +103,7 @@ class AdamWCase final : public UpdateCase {
                                         .beta2 = static_cast<float>(config.beta2),
                                         .eps = static_cast<float>(config.eps)};
     const ParameterRegion region{0, n_, static_cast<float>(config.weight_decay), 1.0f};
-    const std::vector<float> before = weights();
+    const std::vector<float> before = initial_weights();
     const Buffer weights = optimizer_.host_weights();
     const Buffer first = optimizer_.host_first_moment(), second = optimizer_.host_second_moment();
     Comparison of_weights("weights", DType::f32), of_first("first_moment", DType::f32),
@@ -119,17 +119,16 @@ class AdamWCase final : public UpdateCase {
       of_first.add({first.as<float>()[i]}, {naive.first_moment}, {exact.first_moment});
       of_second.add({second.as<float>()[i]}, {naive.second_moment}, {exact.second_moment});
     }
-    return first_error({of_weights, of_first, of_second, working_copy(before)});
+    return first_error({of_weights, of_first, of_second, working_copy(weights)});
   }
 
  private:
   /// What the graph reads, against the master weights.
-  Comparison working_copy(const std::vector<float>&) const {
+  Comparison working_copy(const Buffer& weights) const {
     const DType type = plan_.graph().working_type();
     std::vector<char> bytes(static_cast<std::size_t>(n_ * size_of(type)));
     device_.download(bytes.data(), optimizer_.weights(), bytes.size());
     const std::vector<float> copy = as_floats(bytes, type);
-    const Buffer weights = optimizer_.host_weights();
     Comparison comparison("working_copy", type);
     for (const std::int64_t i : sample(n_, kElementsChecked)) {
       const float w = weights.as<float>()[i];
@@ -189,7 +188,7 @@ class SumPartsCase final : public Case {
 
 template <typename UpdateOperation>
 void add_update(const std::string& operation, const std::string& name, Precision precision) {
-  const Title title{operation + "/" + name, precision};
+  const Title title{operation + "/model:" + name, precision};
   add(title, [=](Device& device) {
     return std::make_unique<UpdateOperation>(device, plan_of(name, precision, device.traits()));
   });
