@@ -42,9 +42,9 @@ Graph build(const Sizes& s, Precision precision, Ids& ids) {
 template <typename T>
 reference::ActivationValues<T> values_of(const GraphCase& c, const Sizes& s, const Ids& ids,
                                          std::int64_t row) {
-  return reference::activation_forward(
-      s.kind, converted<T>(c.drawn(ids.x, row * s.cols, s.cols)), converted<T>(c.drawn(ids.bias)),
-      std::vector<float>(static_cast<std::size_t>(s.cols), 1.0f));
+  return reference::activation_forward(s.kind, converted<T>(c.drawn(ids.x, row * s.cols, s.cols)),
+                                       converted<T>(c.drawn(ids.bias)),
+                                       std::vector<float>(static_cast<std::size_t>(s.cols), 1.0f));
 }
 
 std::string forward_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
@@ -105,8 +105,8 @@ GraphWork backward(const Sizes& s, Precision precision) {
           }};
 }
 
-/// x [rows, inputs] → f(x · weightᵀ + bias); the bias is added by the activation, as a model has it,
-/// or by the product.
+/// x [rows, inputs] → f(x · weightᵀ + bias); the bias is added by the activation, as a model has
+/// it, or by the product.
 GraphWork inner_layer(const Sizes& s, std::int64_t inputs, Precision precision,
                       bool bias_in_product) {
   Graph graph = new_graph(precision);
@@ -126,8 +126,8 @@ GraphWork inner_layer(const Sizes& s, std::int64_t inputs, Precision precision,
         const float sum = reference::product_element<float>(row, col, inputs, a, b);
         // What an unfused implementation writes between the two operations is rounded.
         const float between = as_working(c.dtype(y), bias_in_product ? sum + add : sum);
-        const double exact = reference::product_element<double>(row, col, inputs, a, b) +
-                             static_cast<double>(add);
+        const double exact =
+            reference::product_element<double>(row, col, inputs, a, b) + static_cast<double>(add);
         comparison.add(c.read(y, row * s.cols + col, 1),
                        {reference::activation(s.kind, bias_in_product ? between : between + add)},
                        {reference::activation(s.kind, exact)});
@@ -145,13 +145,15 @@ void add_all() {
       for (const ActivationKind kind :
            {ActivationKind::gelu_erf, ActivationKind::gelu_tanh, ActivationKind::relu}) {
         const Sizes s{images.batch, m.tokens(), m.intermediate, kind};
-        add_graph({"activation_forward" + s.text(), precision, images.chunk},
-                  [=](const DeviceTraits&) { return forward(s, precision); },
-                  kind == ActivationKind::gelu_erf);
+        add_graph(
+            {"activation_forward" + s.text(), precision, images.chunk},
+            [=](const DeviceTraits&) { return forward(s, precision); },
+            kind == ActivationKind::gelu_erf);
       }
       const Sizes s{images.batch, m.tokens(), m.intermediate, ActivationKind::gelu_erf};
-      add_graph({"activation_backward" + s.text(), precision, images.chunk},
-                [=](const DeviceTraits&) { return backward(s, precision); }, /*copy=*/true);
+      add_graph(
+          {"activation_backward" + s.text(), precision, images.chunk},
+          [=](const DeviceTraits&) { return backward(s, precision); }, /*copy=*/true);
       const auto inner = [=](bool bias_in_product) {
         return [=](const DeviceTraits&) {
           return inner_layer(s, m.hidden, precision, bias_in_product);

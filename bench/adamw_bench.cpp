@@ -1,5 +1,5 @@
-// The update of all parameters of a preset, by the optimiser as a training step calls it: AdamW, the
-// norm of the gradients, and the sum of the lanes' gradients where a plan has several.
+// The update of all parameters of a preset, by the optimiser as a training step calls it: AdamW,
+// the norm of the gradients, and the sum of the lanes' gradients where a plan has several.
 //
 // Peer: a plain copy of the same bytes.
 #include "graph_case.h"

@@ -69,9 +69,7 @@ struct Head {
         head(pair % s.heads),
         in({1, 1, s.head_size, s.tokens, s.queries, 0, s.dropout, /*packed=*/false}, 0) {
     const auto drawn = [&c](ValueId id) {
-      return [&c, id](std::int64_t first, std::int64_t count) {
-        return c.drawn(id, first, count);
-      };
+      return [&c, id](std::int64_t first, std::int64_t count) { return c.drawn(id, first, count); };
     };
     in.state = c.state();
     in.state.first_row = pair;  // of [B·H] sequences, each of which is a sample of one head here
@@ -159,15 +157,17 @@ GraphWork backward(const Sizes& s, Precision precision) {
 
 void add_one(const Sizes& s, Precision precision, bool chunk) {
   const Title title{"attention_forward" + s.text(), precision, chunk};
-  add_graph(title, [=](const DeviceTraits&) { return forward(s, precision); }, /*copy=*/false);
+  add_graph(
+      title, [=](const DeviceTraits&) { return forward(s, precision); }, /*copy=*/false);
   if (on_gpu()) {
     add(title.with_peer("cudnn_softmax"), [=](Device& device) {
       return cudnn_softmax(device, s.batch * s.heads * s.queries, s.tokens, working_type(precision),
                            cost_of(forward(s, precision)));
     });
   }
-  add_graph({"attention_backward" + s.text(), precision, chunk},
-            [=](const DeviceTraits&) { return backward(s, precision); }, /*copy=*/false);
+  add_graph(
+      {"attention_backward" + s.text(), precision, chunk},
+      [=](const DeviceTraits&) { return backward(s, precision); }, /*copy=*/false);
 }
 
 /// One query an image: the last block, when the class token alone is read.

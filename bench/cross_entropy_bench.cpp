@@ -33,8 +33,8 @@ GraphWork work(const Sizes& s, Precision precision) {
   Graph graph = new_graph(precision);
   const ValueId logits = random_input(graph, "logits", {s.batch, s.classes});
   const ValueId labels = graph.input("labels", {s.batch}, DType::i32, ValueKind::row_input);
-  const LossValues values = cross_entropy(graph, "loss", logits, labels,
-                                          {.label_smoothing = 0.1f, .head_softmax = s.head_softmax});
+  const LossValues values = cross_entropy(
+      graph, "loss", logits, labels, {.label_smoothing = 0.1f, .head_softmax = s.head_softmax});
   const oracle::Problem drawn({s.batch, s.classes, 0.1f, s.head_softmax, false}, kSeed);
   const auto error = [=](const GraphCase& c) {
     oracle::Problem problem = drawn;
@@ -59,16 +59,18 @@ GraphWork work(const Sizes& s, Precision precision) {
 }
 
 void add_all() {
-  std::vector<Sizes> sizes = {
-      {shapes::kMnistTutorialChunk, 10, true}, {shapes::kCifar10SmallChunk, 10, false},
-      {shapes::kVitTinyChunk, 1000, false}};
-  if (on_gpu()) sizes = {{128, 10, true}, {256, 10, false}, {256, 1000, false}, {1024, 1000, false}};
+  std::vector<Sizes> sizes = {{shapes::kMnistTutorialChunk, 10, true},
+                              {shapes::kCifar10SmallChunk, 10, false},
+                              {shapes::kVitTinyChunk, 1000, false}};
+  if (on_gpu())
+    sizes = {{128, 10, true}, {256, 10, false}, {256, 1000, false}, {1024, 1000, false}};
   if (quick()) sizes = {{5, 10, true}, {5, 10, false}};
   for (const Precision precision : precisions()) {
     for (const Sizes& s : sizes) {
       const bool chunk = !on_gpu() && !quick() && s.classes == 10;
       const Title title{"cross_entropy" + s.text(), precision, chunk};
-      add_graph(title, [=](const DeviceTraits&) { return work(s, precision); }, /*copy=*/true);
+      add_graph(
+          title, [=](const DeviceTraits&) { return work(s, precision); }, /*copy=*/true);
       if (!on_gpu()) continue;
       add(title.with_peer("cudnn_softmax"), [=](Device& device) {
         return cudnn_softmax(device, s.batch, s.classes, working_type(precision),

@@ -32,8 +32,7 @@ struct Destroy {
     kDestroy(object);
   }
 };
-using Handle =
-    std::unique_ptr<std::remove_pointer_t<cudnnHandle_t>, Destroy<cudnnDestroy>>;
+using Handle = std::unique_ptr<std::remove_pointer_t<cudnnHandle_t>, Destroy<cudnnDestroy>>;
 using Descriptor = std::unique_ptr<std::remove_pointer_t<cudnnTensorDescriptor_t>,
                                    Destroy<cudnnDestroyTensorDescriptor>>;
 

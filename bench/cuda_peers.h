@@ -15,9 +15,9 @@ std::unique_ptr<Case> cudnn_softmax(Device& device, std::int64_t rows, std::int6
                                     DType dtype, const Cost& cost);
 
 /// cudnnBatchNormalizationForwardTraining with the rows as channels, [1, rows, cols, 1]: mean and
-/// variance of each row, saved, and the normalised row. Its weight and bias are numbers a row, those
-/// of layer_norm numbers a column: it reads as much of x and writes as much of y, and does a little
-/// less.
+/// variance of each row, saved, and the normalised row. Its weight and bias are numbers a row,
+/// those of layer_norm numbers a column: it reads as much of x and writes as much of y, and does a
+/// little less.
 std::unique_ptr<Case> cudnn_normalization(Device& device, std::int64_t rows, std::int64_t cols,
                                           DType dtype, const Cost& cost);
 

@@ -9,7 +9,7 @@
 namespace vitrine::bench {
 namespace {
 
-constexpr std::int64_t kDrawn = 262147;  // a prime
+constexpr std::int64_t kDrawn = 262147;          // a prime
 constexpr std::int64_t kBytesOfPiece = 1 << 18;  // of a copy, for which a worker is worth waking
 
 std::size_t positive(std::int64_t bytes) {
@@ -117,8 +117,7 @@ class GraphCase::Bound final : public Operands {
     return {memory(id).data(), owner_.elements(id), owner_.dtype(id)};
   }
   View<float> workspace() const override {
-    const std::int64_t floats =
-        node_.operation->workspace(owner_.graph(), node_, owner_.traits_);
+    const std::int64_t floats = node_.operation->workspace(owner_.graph(), node_, owner_.traits_);
     if (floats == 0) return {};
     return {owner_.workspaces_[index_].as<float>(), floats};
   }
@@ -175,10 +174,10 @@ void GraphCase::draw(ValueId id) {
     bytes = given->second;
   } else {
     std::vector<float>& numbers = numbers_[static_cast<std::size_t>(id)];
-    numbers = value.kind == ValueKind::constant
-                  ? as_floats(converted(value.constant, value.dtype), value.dtype)
-                  : draw_numbers(value.shape.elements(), value.dtype,
-                                 static_cast<std::uint64_t>(id));
+    numbers =
+        value.kind == ValueKind::constant
+            ? as_floats(converted(value.constant, value.dtype), value.dtype)
+            : draw_numbers(value.shape.elements(), value.dtype, static_cast<std::uint64_t>(id));
     bytes = bytes_of(numbers, value.dtype);
   }
   fill(device_, memory_[static_cast<std::size_t>(id)].data(),
@@ -223,8 +222,8 @@ std::vector<float> GraphCase::drawn(ValueId id, std::int64_t first, std::int64_t
 std::vector<float> GraphCase::read(ValueId id, std::int64_t first, std::int64_t count) const {
   const std::int64_t size = size_of(dtype(id));
   std::vector<char> bytes(static_cast<std::size_t>(count * size));
-  device_.download(bytes.data(),
-                   memory_[static_cast<std::size_t>(id)].as<char>() + first * size, bytes.size());
+  device_.download(bytes.data(), memory_[static_cast<std::size_t>(id)].as<char>() + first * size,
+                   bytes.size());
   return as_floats(bytes, dtype(id));
 }
 

@@ -215,8 +215,8 @@ bool any_failed() {
 void set_counters(benchmark::State& state, const Cost& cost, int side_by_side, const Roof& roof,
                   double seconds) {
   using benchmark::Counter;
-  state.counters["bytes_per_second"] = Counter(
-      cost.bytes * side_by_side, Counter::kIsIterationInvariantRate, Counter::kIs1024);
+  state.counters["bytes_per_second"] =
+      Counter(cost.bytes * side_by_side, Counter::kIsIterationInvariantRate, Counter::kIs1024);
   if (cost.flops > 0) {
     state.counters["FLOP/s"] =
         Counter(cost.flops * side_by_side, Counter::kIsIterationInvariantRate);
@@ -249,10 +249,9 @@ std::string Title::text() const {
 }
 
 void add(const Title& title, const MakeCase& make) {
-  auto* const registered =
-      benchmark::RegisterBenchmark(title.text().c_str(), run_case, title, make)
-          ->UseManualTime()
-          ->Unit(benchmark::kMicrosecond);
+  auto* const registered = benchmark::RegisterBenchmark(title.text().c_str(), run_case, title, make)
+                               ->UseManualTime()
+                               ->Unit(benchmark::kMicrosecond);
   if (quick()) registered->Iterations(1);
 }
 

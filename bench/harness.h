@@ -1,10 +1,10 @@
 // What the benchmarks of kernels share: a device, a roof, and one way to check and to time.
 //
 // A case is checked against its reference before it is timed; one that is wrong has no time. Large
-// results are checked in a sample: some rows, heads or images, the first and the last among them. Each
-// time is the device's own (CUDA events on a GPU, the host's clock on the CPU). On a GPU the caches
-// are flushed before every call, outside the time; on the CPU they are warm, as within a chunk of a
-// plan, unless VITRINE_BENCH_COLD=1.
+// results are checked in a sample: some rows, heads or images, the first and the last among them.
+// Each time is the device's own (CUDA events on a GPU, the host's clock on the CPU). On a GPU the
+// caches are flushed before every call, outside the time; on the CPU they are warm, as within a
+// chunk of a plan, unless VITRINE_BENCH_COLD=1.
 //
 //   VITRINE_DEVICE        cpu, cuda or cuda:N [cpu]
 //   VITRINE_THREADS       threads of the CPU device [one per processor]
@@ -14,8 +14,8 @@
 //
 // Counters: bytes_per_second and FLOP/s by what the graph counts of the operation, every operand
 // passing once; floor_us, the least time for that by the rates measured in the same process; roof,
-// the percentage of it that is reached. A peer has the counters of the operation it stands beside; a plain copy those
-// of its bytes.
+// the percentage of it that is reached. A peer has the counters of the operation it stands beside;
+// a plain copy those of its bytes.
 #pragma once
 
 #include <benchmark/benchmark.h>

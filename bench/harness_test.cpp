@@ -1,5 +1,5 @@
-// The runner of the benchmarks itself: what it times, what it counts, and that a wrong result has no
-// time.
+// The runner of the benchmarks itself: what it times, what it counts, and that a wrong result has
+// no time.
 #include "harness.h"
 
 #include <gtest/gtest.h>
@@ -53,7 +53,8 @@ GraphWork sum_of(float off) {
 }
 
 TEST(BenchHarness, TimesWhatIsRight) {
-  add_graph({"right"}, [](const DeviceTraits&) { return sum_of(0); }, false);
+  add_graph(
+      {"right"}, [](const DeviceTraits&) { return sum_of(0); }, false);
   const auto run = run_registered("right/f32");
   EXPECT_FALSE(run.error_occurred) << run.error_message;
   EXPECT_GT(run.GetAdjustedRealTime(), 0);
@@ -63,7 +64,8 @@ TEST(BenchHarness, TimesWhatIsRight) {
 }
 
 TEST(BenchHarness, TakesAsManyBytesForACopy) {
-  add_graph({"copied"}, [](const DeviceTraits&) { return sum_of(0); }, true);
+  add_graph(
+      {"copied"}, [](const DeviceTraits&) { return sum_of(0); }, true);
   const auto run = run_registered("copied/f32/peer:copy");
   EXPECT_FALSE(run.error_occurred) << run.error_message;
   const double seconds = run.real_accumulated_time / static_cast<double>(run.iterations);
@@ -71,7 +73,8 @@ TEST(BenchHarness, TakesAsManyBytesForACopy) {
 }
 
 TEST(BenchHarness, RefusesToTimeAWrongKernel) {
-  add_graph({"wrong"}, [](const DeviceTraits&) { return sum_of(1e-4f); }, false);
+  add_graph(
+      {"wrong"}, [](const DeviceTraits&) { return sum_of(1e-4f); }, false);
   const auto run = run_registered("wrong/f32");
   EXPECT_TRUE(run.error_occurred);
   EXPECT_NE(run.error_message.find("out: the error is"), std::string::npos) << run.error_message;

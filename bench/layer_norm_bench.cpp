@@ -6,8 +6,8 @@
 
 #include "cuda_peers.h"
 #include "graph_case.h"
-#include "reference/layer_norm.h"
 #include "reference/inputs.h"
+#include "reference/layer_norm.h"
 
 namespace vitrine::bench {
 namespace {
@@ -42,8 +42,8 @@ Graph build(const Sizes& s, Precision precision, bool fused, Ids& ids) {
   ids.branch = ids.x_out = kNone;
   if (s.branch) {
     ids.branch = random_input(graph, "branch", shape);
-    normalised = ids.x_out = residual(graph, "residual", ids.x, ids.branch, {}, {},
-                                      {s.tokens, 0, s.tokens});
+    normalised = ids.x_out =
+        residual(graph, "residual", ids.x, ids.branch, {}, {}, {s.tokens, 0, s.tokens});
   }
   layer_norm(graph, "norm", normalised, ids.weight, ids.bias, kEps);
   if (s.branch) graph.keep(ids.x_out);
@@ -184,8 +184,9 @@ void add_all() {
                                      cost_of(forward(plain, precision, true)));
         });
       }
-      add_graph(title("layer_norm_backward", plain),
-                [=](const DeviceTraits&) { return backward(plain, precision); }, /*copy=*/true);
+      add_graph(
+          title("layer_norm_backward", plain),
+          [=](const DeviceTraits&) { return backward(plain, precision); }, /*copy=*/true);
     }
   }
 }

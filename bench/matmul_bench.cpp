@@ -1,7 +1,10 @@
 // matmul: the linear layers of the presets; forward, dx and dW with the gradient of the bias.
 //
-// Peers: a forward without its bias; dW with the bias gradient in an operation of its own, or in the
-// same one, whichever the device does not do; on a GPU fp32 factors that may be rounded to tf32.
+// Peers: a forward without its bias; dW with the bias gradient in an operation of its own, or in
+// the same one, whichever the device does not do; on a GPU fp32 factors that may be rounded to
+// tf32.
+#include <bit>
+
 #include "graph_case.h"
 #include "reference/inputs.h"
 #include "reference/matmul.h"
@@ -52,20 +55,31 @@ class Matrix {
   std::int64_t cols_;
 };
 
+/// A naive product in tf32 drops the last 13 bits of its factors.
+float as_factor(Precision precision, float number) {
+  if (precision != Precision::tf32) return number;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(number) & 0xFFFFE000u);
+}
+
 /// A grid of elements of out [m, n] = a · b (+ bias).
 template <typename A, typename B>
 Comparison compare(const GraphCase& c, ValueId out, std::int64_t k, const A& a, const B& b,
                    const std::vector<float>& bias) {
   Comparison comparison(c.graph().value(out).name, c.dtype(out));
   const std::int64_t m = c.graph().shape(out)[0], n = c.graph().shape(out)[-1];
+  const auto naive = [&](const auto& factor) {
+    return [&](std::int64_t row, std::int64_t col) {
+      return as_factor(c.graph().precision(), factor(row, col));
+    };
+  };
   for (const std::int64_t i : sample(m, kSideChecked)) {
     const std::vector<float> row = c.read(out, i * n, n);
     for (const std::int64_t j : sample(n, kSideChecked)) {
       const auto at = static_cast<std::size_t>(j);
       const float add = bias.empty() ? 0.0f : bias[at];
-      comparison.add({row[at]}, {reference::product_element<float>(i, j, k, a, b) + add},
-                     {reference::product_element<double>(i, j, k, a, b) +
-                      static_cast<double>(add)});
+      comparison.add(
+          {row[at]}, {reference::product_element<float>(i, j, k, naive(a), naive(b)) + add},
+          {reference::product_element<double>(i, j, k, a, b) + static_cast<double>(add)});
     }
   }
   return comparison;
@@ -74,8 +88,7 @@ Comparison compare(const GraphCase& c, ValueId out, std::int64_t k, const A& a, 
 std::string forward_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
   const Matrix x(c, ids.x), weight(c, ids.weight);
   const auto transposed = [&](std::int64_t l, std::int64_t j) { return weight(j, l); };
-  return compare(c, ids.y, s.k, x, transposed,
-                 s.bias ? c.drawn(ids.bias) : std::vector<float>())
+  return compare(c, ids.y, s.k, x, transposed, s.bias ? c.drawn(ids.bias) : std::vector<float>())
       .error();
 }
 
@@ -149,16 +162,17 @@ void add_all() {
     for (const Images& images : bench::images()) {
       const shapes::Model& m = images.model;
       const std::int64_t rows = images.rows();
-      const bool per_head = m.hidden == shapes::kMnistTutorial.hidden;  // neither qkv nor projection
+      const bool per_head =
+          m.hidden == shapes::kMnistTutorial.hidden;  // neither qkv nor projection
       const std::vector<Sizes> layers =
           per_head ? std::vector<Sizes>{}
                    : std::vector<Sizes>{{rows, 3 * m.hidden, m.hidden, true},
                                         {rows, m.hidden, m.hidden, true}};
       for (const Sizes& s : layers) add_layer(s, precision, images.chunk);
-      for (const Sizes& s :
-           {Sizes{rows, m.intermediate, m.hidden, false}, {rows, m.hidden, m.intermediate, true},
-            {images.batch * m.patches(), m.hidden, m.pixels(), true},
-            {images.batch, m.classes, m.hidden, true}}) {
+      for (const Sizes& s : {Sizes{rows, m.intermediate, m.hidden, false},
+                             {rows, m.hidden, m.intermediate, true},
+                             {images.batch * m.patches(), m.hidden, m.pixels(), true},
+                             {images.batch, m.classes, m.hidden, true}}) {
         add_layer(s, precision, images.chunk);
       }
     }

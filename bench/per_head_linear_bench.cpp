@@ -84,8 +84,7 @@ GraphWork one_product(const Sizes& s, Precision precision) {
   ids.weight = graph.constant("weight", {maps * d, s.hidden()}, matrix, working_type(precision));
   ids.y = linear(graph, "product", ids.x, ids.weight, ids.bias);
   const auto error = [=](const GraphCase& c) {
-    reference::PerHeadLinearProblem problem(
-        {s.rows, kParts, s.heads, d, true, false, false, 1}, 0);
+    reference::PerHeadLinearProblem problem({s.rows, kParts, s.heads, d, true, false, false, 1}, 0);
     problem.x = c.drawn(ids.x);
     problem.bias = c.drawn(ids.bias);
     for (std::size_t i = 0; i < drawn.size(); ++i) {
@@ -109,10 +108,11 @@ void add_all() {
       const MakeWork make = [=](const DeviceTraits&) { return maps(s, precision, false); };
       const Title title{"per_head_linear_forward" + s.text(), precision, images.chunk};
       add_graph(title, make, /*copy=*/true);
-      add_graph_peer(title, "matmul",
-                     [=](const DeviceTraits&) { return one_product(s, precision); }, make);
-      add_graph({"per_head_linear_backward" + s.text(), precision, images.chunk},
-                [=](const DeviceTraits&) { return maps(s, precision, true); }, /*copy=*/true);
+      add_graph_peer(
+          title, "matmul", [=](const DeviceTraits&) { return one_product(s, precision); }, make);
+      add_graph(
+          {"per_head_linear_backward" + s.text(), precision, images.chunk},
+          [=](const DeviceTraits&) { return maps(s, precision, true); }, /*copy=*/true);
     }
   }
 }

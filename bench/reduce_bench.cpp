@@ -36,10 +36,11 @@ void add_all() {
     for (const Images& images : bench::images()) {
       for (const std::int64_t cols : {images.model.hidden, images.model.intermediate}) {
         const std::int64_t rows = images.rows();
-        add_graph({"column_sum/rows:" + std::to_string(rows) + "/cols:" + std::to_string(cols),
-                   precision, images.chunk},
-                  [=](const DeviceTraits&) { return work(rows, cols, precision); },
-                  /*copy=*/true);
+        add_graph(
+            {"column_sum/rows:" + std::to_string(rows) + "/cols:" + std::to_string(cols), precision,
+             images.chunk},
+            [=](const DeviceTraits&) { return work(rows, cols, precision); },
+            /*copy=*/true);
       }
     }
   }

@@ -45,8 +45,7 @@ std::string error_of(const GraphCase& c, const Sizes& s, const Zeroing& zeroing,
                      ValueId x, ValueId branch) {
   Comparison comparison(c.graph().value(out).name, c.dtype(out));
   for (const std::int64_t row : sample(s.rows(), kRowsChecked)) {
-    comparison.add(c.read(out, row * s.cols, s.cols),
-                   expected<float>(c, zeroing, row, x, branch),
+    comparison.add(c.read(out, row * s.cols, s.cols), expected<float>(c, zeroing, row, x, branch),
                    expected<double>(c, zeroing, row, x, branch));
   }
   return comparison.error();
@@ -86,14 +85,17 @@ void add_all() {
     for (const Images& images : bench::images()) {
       for (const float dropout : {0.0f, 0.1f}) {
         const Sizes s{images.batch, images.model.tokens(), images.model.hidden, dropout};
-        add_graph({"residual_forward" + s.text(), precision, images.chunk},
-                  [=](const DeviceTraits&) { return work(s, precision, false); }, /*copy=*/true);
+        add_graph(
+            {"residual_forward" + s.text(), precision, images.chunk},
+            [=](const DeviceTraits&) { return work(s, precision, false); }, /*copy=*/true);
         if (dropout == 0.0f) {
-          add_graph({"add" + s.text(), precision, images.chunk},
-                    [=](const DeviceTraits&) { return sum(s, precision); }, /*copy=*/true);
+          add_graph(
+              {"add" + s.text(), precision, images.chunk},
+              [=](const DeviceTraits&) { return sum(s, precision); }, /*copy=*/true);
         } else {
-          add_graph({"residual_backward" + s.text(), precision, images.chunk},
-                    [=](const DeviceTraits&) { return work(s, precision, true); }, /*copy=*/true);
+          add_graph(
+              {"residual_backward" + s.text(), precision, images.chunk},
+              [=](const DeviceTraits&) { return work(s, precision, true); }, /*copy=*/true);
         }
       }
     }

@@ -29,8 +29,8 @@ Graph build(const Sizes& s, Precision precision, Ids& ids) {
   ids.patches = random_input(graph, "patches", {s.batch, s.patches, s.hidden});
   ids.class_token = graph.parameter("class_token", {s.hidden});
   ids.position = graph.parameter("position", {s.tokens(), s.hidden});
-  ids.x = tokens(graph, "tokens", ids.patches, ids.class_token, ids.position, ClassToken::first,
-                 {});
+  ids.x =
+      tokens(graph, "tokens", ids.patches, ids.class_token, ids.position, ClassToken::first, {});
   return graph;
 }
 
@@ -144,20 +144,22 @@ void add_all() {
   for (const Precision precision : precisions()) {
     for (const Images& images : bench::images()) {
       const Sizes s{images.batch, images.model.patches(), images.model.hidden};
-      add_graph({"tokens_forward" + s.text(), precision, images.chunk},
-                [=](const DeviceTraits&) { return forward(s, precision); }, /*copy=*/true);
-      add_graph({"tokens_backward" + s.text(), precision, images.chunk},
-                [=](const DeviceTraits&) { return backward(s, precision); }, /*copy=*/true);
-      for (const auto& [name, window] :
-           {std::pair{"/token", TokenWindow{1, 0, s.tokens()}},
-            {"/mean", TokenWindow{s.patches, 1, s.tokens()}}}) {
+      add_graph(
+          {"tokens_forward" + s.text(), precision, images.chunk},
+          [=](const DeviceTraits&) { return forward(s, precision); }, /*copy=*/true);
+      add_graph(
+          {"tokens_backward" + s.text(), precision, images.chunk},
+          [=](const DeviceTraits&) { return backward(s, precision); }, /*copy=*/true);
+      for (const auto& [name, window] : {std::pair{"/token", TokenWindow{1, 0, s.tokens()}},
+                                         {"/mean", TokenWindow{s.patches, 1, s.tokens()}}}) {
         for (const bool gradient : {false, true}) {
-          add_graph({(gradient ? "pool_backward" : "pool_forward") + s.text() + name, precision,
-                     images.chunk},
-                    [s, window = window, precision, gradient](const DeviceTraits&) {
-                      return pool_of(s, window, precision, gradient);
-                    },
-                    /*copy=*/false);
+          add_graph(
+              {(gradient ? "pool_backward" : "pool_forward") + s.text() + name, precision,
+               images.chunk},
+              [s, window = window, precision, gradient](const DeviceTraits&) {
+                return pool_of(s, window, precision, gradient);
+              },
+              /*copy=*/false);
         }
       }
     }

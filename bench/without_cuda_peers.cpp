@@ -7,8 +7,7 @@ std::unique_ptr<Case> cudnn_softmax(Device&, std::int64_t, std::int64_t, DType, 
   throw DeviceError("cuDNN: this build is without CUDA");
 }
 
-std::unique_ptr<Case> cudnn_normalization(Device&, std::int64_t, std::int64_t, DType,
-                                          const Cost&) {
+std::unique_ptr<Case> cudnn_normalization(Device&, std::int64_t, std::int64_t, DType, const Cost&) {
   throw DeviceError("cuDNN: this build is without CUDA");
 }
 

@@ -1,11 +1,12 @@
 // Matrix product against a double-precision reference, in every combination of its options, and the
 // bias gradient beside it.
+#include "reference/matmul.h"
+
 #include <gtest/gtest.h>
 
 #include <array>
 
 #include "cpu/cpu_kernels.h"
-#include "reference/matmul.h"
 #include "reference/reduce.h"
 #include "reference_check.h"
 
