@@ -4,14 +4,17 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "cpu/cpu_kernels.h"
+#include "shapes.h"
 
 namespace vitrine {
 namespace {
@@ -130,6 +133,19 @@ const Case kCases[] = {
     {1, 2, 64, 65, 65, 0, 0.0f, true, 30.0f},
     {1, 1, 17, 257, 257, 0},
 };
+
+TEST(Attention, IsTriedAtEveryLengthOfTheTable) {
+  for (const std::int64_t tokens : shapes::kTokens) {
+    EXPECT_TRUE(std::any_of(std::begin(kCases), std::end(kCases), [&](const Case& c) {
+      return c.total == tokens;
+    })) << tokens;
+  }
+  for (const shapes::Model& m : {shapes::kMnistTutorial, shapes::kCifar10Small, shapes::kVitTiny}) {
+    EXPECT_TRUE(std::any_of(std::begin(kCases), std::end(kCases), [&](const Case& c) {
+      return c.total == m.tokens() && c.heads == m.heads && c.head_size == m.head_size();
+    })) << m.preset;
+  }
+}
 
 TEST(Attention, FollowsTheErrorRule) {
   std::uint64_t seed = 2024;

@@ -9,6 +9,7 @@
 #include "cpu/cpu_kernels.h"
 #include "reference/reduce.h"
 #include "reference_check.h"
+#include "shapes.h"
 
 namespace vitrine::cpu {
 namespace {
@@ -70,10 +71,14 @@ std::vector<float> run(const Case& c, std::uint64_t seed, int threads) {
 }
 
 TEST(Matmul, AgreesWithDoublePrecision) {
-  const std::int64_t shapes[][3] = {{1, 1, 1},   {3, 10, 7},  {17, 5, 33},
-                                    {65, 24, 8}, {8, 32, 61}, {101, 13, 129}};
+  std::vector<std::array<std::int64_t, 3>> sizes = {{1, 1, 1},   {3, 10, 7},  {17, 5, 33},
+                                                    {65, 24, 8}, {8, 32, 61}, {101, 13, 129}};
+  for (const shapes::Model& m : {shapes::kMnistTutorial, shapes::kCifar10Small}) {
+    sizes.push_back({m.tokens(), m.intermediate, m.hidden});  // one image of a preset
+    sizes.push_back({m.patches(), m.hidden, m.pixels()});
+  }
   std::uint64_t seed = 40;
-  for (const auto& shape : shapes) {
+  for (const auto& shape : sizes) {
     for (int options = 0; options < 16; ++options) {
       const Case c{shape[0],           shape[1],           shape[2],           (options & 1) != 0,
                    (options & 2) != 0, (options & 4) != 0, (options & 8) != 0, 1 + options % 4};
