@@ -140,7 +140,7 @@ GraphWork inner_layer(const Sizes& s, std::int64_t inputs, Precision precision,
 
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       const shapes::Model& m = images.model;
       for (const ActivationKind kind :
            {ActivationKind::gelu_erf, ActivationKind::gelu_tanh, ActivationKind::relu}) {

@@ -173,7 +173,7 @@ void add_one(const Sizes& s, Precision precision, bool chunk) {
 /// One query an image: the last block, when the class token alone is read.
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       const shapes::Model& m = images.model;
       for (const std::int64_t queries : {m.tokens(), std::int64_t{1}}) {
         add_one({images.batch, m.tokens(), queries, m.heads, m.head_size()}, precision,

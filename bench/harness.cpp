@@ -151,16 +151,22 @@ std::vector<Precision> precisions() {
   return {Precision::bf16, Precision::fp32};
 }
 
-std::vector<Images> images() {
+std::vector<Images> images(Precision precision) {
   if (quick()) return {{{"tiny", 3, 8, 4, 16, 2, 32, 10}, 3}};
   if (!on_gpu()) {
     return {{shapes::kMnistTutorial, shapes::kMnistTutorialChunk, /*chunk=*/true},
             {shapes::kCifar10Small, shapes::kCifar10SmallChunk, /*chunk=*/true},
             {shapes::kVitTiny, shapes::kVitTinyChunk}};
   }
-  return {{shapes::kMnistTutorial, 128}, {shapes::kCifar10Small, 256}, {shapes::kVitTiny, 256},
-          {shapes::kVitSmall, 256},      {shapes::kVitBase, 64},       {shapes::kVitBase, 256},
-          {shapes::kVitLarge, 64}};
+  std::vector<Images> batches = {{shapes::kMnistTutorial, 128},
+                                 {shapes::kCifar10Small, 256},
+                                 {shapes::kVitTiny, 256},
+                                 {shapes::kVitBase, 64}};
+  if (precision == Precision::bf16) {
+    batches.insert(batches.end(),
+                   {{shapes::kVitSmall, 256}, {shapes::kVitBase, 256}, {shapes::kVitLarge, 64}});
+  }
+  return batches;
 }
 
 std::vector<std::int64_t> sample(std::int64_t n, std::int64_t most) {
@@ -205,6 +211,7 @@ std::string first_error(const std::vector<Comparison>& comparisons) {
 
 void fail(benchmark::State& state, const std::string& message) {
   failed = true;
+  std::fprintf(stderr, "%s\n", message.c_str());
   state.SkipWithError(message.c_str());
 }
 

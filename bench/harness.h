@@ -94,8 +94,8 @@ struct Images {
   std::int64_t rows() const { return batch * model.tokens(); }
 };
 /// What the device is given at a time: chunks of the small presets and ViT-Ti on the CPU, whole
-/// batches on a GPU.
-std::vector<Images> images();
+/// batches on a GPU, of all sizes in bf16 and of some in the other precisions.
+std::vector<Images> images(Precision precision);
 
 /// Evenly spread over [0, n), first and last among them; at most `most`.
 std::vector<std::int64_t> sample(std::int64_t n, std::int64_t most);

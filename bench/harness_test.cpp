@@ -108,6 +108,23 @@ TEST(BenchHarness, CountsTheTimeOfTheCallAlone) {
   EXPECT_NEAR(run.counters.at("bytes_per_second").value, 3e6 / seconds, 1);
 }
 
+// Writing over 256 MiB takes longer than ten milliseconds.
+TEST(BenchHarness, FlushesTheCachesOutsideTheTime) {
+  setenv("VITRINE_BENCH_QUICK", "0", 1);
+  setenv("VITRINE_BENCH_COLD", "1", 1);
+  bench::add({"cold"}, [](Device&) { return std::make_unique<Sleep>(); });
+  const auto start = std::chrono::steady_clock::now();
+  const auto run = run_registered("cold/f32");
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+  setenv("VITRINE_BENCH_QUICK", "1", 1);
+  unsetenv("VITRINE_BENCH_COLD");
+  const auto iterations = static_cast<double>(run.iterations);
+  EXPECT_LT(run.real_accumulated_time / iterations, 10e-3);
+  EXPECT_GT(wall.count() / iterations, 10e-3);
+  EXPECT_NE(run.report_label.find("cold caches"), std::string::npos) << run.report_label;
+  EXPECT_GT(run.counters.at("roof").value, 0);
+}
+
 TEST(BenchHarness, RunsAChunkOnEachWorker) {
   bench::add({.name = "chunks", .chunk = true}, [](Device&) { return std::make_unique<Sleep>(); });
   const auto run = run_registered("chunks/f32");
@@ -151,7 +168,13 @@ TEST(Comparison, RefusesNumbersThatAreMissing) {
   EXPECT_NE(poison.error(), "");
 }
 
-const int quick_for_all = setenv("VITRINE_BENCH_QUICK", "1", 1);
+const bool quick_for_all = [] {
+  char program[] = "bench_harness_test", seconds[] = "--benchmark_min_time=0.01";
+  char* arguments[] = {program, seconds, nullptr};
+  int count = 2;
+  benchmark::Initialize(&count, arguments);
+  return setenv("VITRINE_BENCH_QUICK", "1", 1) == 0;
+}();
 
 }  // namespace
 }  // namespace vitrine::bench

@@ -164,7 +164,7 @@ GraphWork backward(const Sizes& s, Precision precision) {
 
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       const Sizes plain{images.batch, images.model.tokens(), images.model.hidden, false};
       const Sizes joined{images.batch, images.model.tokens(), images.model.hidden, true};
       const auto make = [=](const Sizes& s, bool fused) {

@@ -1,9 +1,10 @@
 // The program of every benchmark. Its exit status is 1 when a benchmark was wrong or could not run.
 #include <cstdio>
 #include <exception>
+#include <string>
 #include <vector>
 
-#include "harness.h"
+#include "graph_case.h"
 
 namespace vitrine::bench {
 namespace {
@@ -25,6 +26,7 @@ int main(int argc, char** argv) {
   using namespace vitrine::bench;
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::AddCustomContext("seed", std::to_string(kSeed));
   try {
     for (void (*const add_all)() : registrations()) add_all();
     if (benchmark::RunSpecifiedBenchmarks() == 0) return 2;

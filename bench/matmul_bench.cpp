@@ -103,10 +103,14 @@ std::string dweight_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
   if (s.bias) {
     Comparison dbias("dbias", DType::f32);
     const auto one = [](std::int64_t, std::int64_t) { return 1.0f; };
+    // A product that sums its factor beside it sums what it made of it.
+    const auto naive = [&](std::int64_t i, std::int64_t l) {
+      return as_factor(c.graph().precision(), dy(l, i));
+    };
     const std::vector<float> sums = c.read(ids.dbias);
     for (const std::int64_t i : sample(s.n, kSideChecked)) {
       dbias.add({sums[static_cast<std::size_t>(i)]},
-                {reference::product_element<float>(i, 0, s.m, transposed, one)},
+                {reference::product_element<float>(i, 0, s.m, naive, one)},
                 {reference::product_element<double>(i, 0, s.m, transposed, one)});
     }
     outputs.push_back(dbias);
@@ -159,7 +163,7 @@ void add_all() {
   std::vector<Precision> of_device = precisions();
   if (on_gpu()) of_device.push_back(Precision::tf32);
   for (const Precision precision : of_device) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       const shapes::Model& m = images.model;
       const std::int64_t rows = images.rows();
       const bool per_head =

@@ -151,8 +151,7 @@ GraphWork projection(const PatchSizes& s, Precision precision, bool convolves) {
 
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
-      if (images.batch > 128 && images.model.hidden > shapes::kVitTiny.hidden) continue;
+    for (const Images& images : bench::images(precision)) {
       const PatchSizes s = patch_sizes(images);
       const MakeWork convolution = [=](const DeviceTraits&) { return forward(s, precision); };
       const Title title{"patch_convolution_forward" + text(s), precision, images.chunk};

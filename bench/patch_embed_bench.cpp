@@ -60,7 +60,7 @@ GraphWork backward(const PatchSizes& s, Precision precision) {
 
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       if (images.model.hidden > shapes::kVitTiny.hidden) continue;  // reads what ViT-Ti reads
       const PatchSizes s = patch_sizes(images);
       for (const bool varied : {false, true}) {

@@ -101,7 +101,7 @@ GraphWork one_product(const Sizes& s, Precision precision) {
 void add_all() {
   std::vector<Images> of_device = {
       {shapes::kMnistTutorial, on_gpu() ? 128 : shapes::kMnistTutorialChunk, !on_gpu()}};
-  if (quick()) of_device = bench::images();
+  if (quick()) of_device = bench::images(Precision::fp32);
   for (const Precision precision : precisions()) {
     for (const Images& images : of_device) {
       const Sizes s{images.rows(), images.model.heads, images.model.head_size()};

@@ -33,7 +33,7 @@ GraphWork work(std::int64_t rows, std::int64_t cols, Precision precision) {
 
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       for (const std::int64_t cols : {images.model.hidden, images.model.intermediate}) {
         const std::int64_t rows = images.rows();
         add_graph(

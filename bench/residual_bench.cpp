@@ -82,7 +82,7 @@ GraphWork sum(const Sizes& s, Precision precision) {
 
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       for (const float dropout : {0.0f, 0.1f}) {
         const Sizes s{images.batch, images.model.tokens(), images.model.hidden, dropout};
         add_graph(

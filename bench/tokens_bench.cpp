@@ -142,7 +142,7 @@ GraphWork pool_of(const Sizes& s, const TokenWindow& window, Precision precision
 
 void add_all() {
   for (const Precision precision : precisions()) {
-    for (const Images& images : bench::images()) {
+    for (const Images& images : bench::images(precision)) {
       const Sizes s{images.batch, images.model.patches(), images.model.hidden};
       add_graph(
           {"tokens_forward" + s.text(), precision, images.chunk},
