@@ -154,7 +154,11 @@ std::vector<Precision> precisions() {
 }
 
 std::vector<Images> images(Precision precision) {
-  if (quick()) return {{{"tiny", 3, 8, 4, 16, 2, 32, 10}, 3}};
+  if (quick()) {
+    const shapes::Model tiny{"tiny", 3, 8, 4, 16, 2, 32, 10};
+    if (on_gpu()) return {{tiny, 3}};
+    return {{tiny, 3}, {tiny, 2, /*chunk=*/true}};
+  }
   if (!on_gpu()) {
     return {{shapes::kMnistTutorial, shapes::kMnistTutorialChunk, /*chunk=*/true},
             {shapes::kCifar10Small, shapes::kCifar10SmallChunk, /*chunk=*/true},
