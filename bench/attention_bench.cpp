@@ -1,205 +1,197 @@
-// Attention forward and backward on the CPU, one thread, at the shapes people train.
+// attention, forward and backward, of the presets and of every length of sequence.
 //
-// Counters: ns per (image, head) pair and GFLOP/s, counting 4·Tq·T·d forward and 10·Tq·T·d
-// backward. A shape is timed only after its results agree with a plain loop.
-#include <benchmark/benchmark.h>
-
+// The peer on a GPU is cuDNN's softmax of the scores, which an attention in three operations would
+// need between its two products.
 #include <algorithm>
-#include <cmath>
-#include <string>
-#include <vector>
 
-#include "cpu/cpu_kernels.h"
-#include "vitrine/random.h"
+#include "cuda_peers.h"
+#include "graph_case.h"
+#include "reference/attention.h"
 
-namespace vitrine {
+namespace vitrine::bench {
 namespace {
 
-struct AttentionShape {
-  std::int64_t batch, total, tokens, heads, head_size;
+constexpr std::int64_t kHeadsChecked = 2;
+
+struct Sizes {
+  std::int64_t batch, tokens, queries, heads, head_size;
+  float dropout = 0.0f;
+
+  std::int64_t hidden() const { return heads * head_size; }
+  bool packed() const { return queries == tokens; }
+  std::string text() const {
+    return "/B:" + std::to_string(batch) + "/T:" + std::to_string(tokens) +
+           "/Tq:" + std::to_string(queries) + "/H:" + std::to_string(heads) +
+           "/d:" + std::to_string(head_size) + (dropout > 0 ? "/dropout" : "");
+  }
 };
 
-constexpr AttentionShape kShapes[] = {
-    {32, 50, 50, 2, 4},    // mnist-tutorial
-    {32, 50, 1, 2, 4},     // its last block, pruned to the class token
-    {8, 65, 65, 4, 12},    // cifar10-small
-    {8, 65, 1, 4, 12},     //
-    {16, 50, 50, 4, 16},   // mnist-small
-    {8, 197, 197, 3, 64},  // ViT-Ti/16 at 224
-    {8, 197, 1, 3, 64},    //
-    {2, 577, 577, 3, 64},  // ViT-Ti/16 at 384
-    {2, 257, 257, 16, 80}  // ViT-H/14
+struct Ids {
+  ValueId q, kv, out, log_sum_exp, dout = kNone, dq = kNone, dkv = kNone;
 };
 
-class Attention {
- public:
-  explicit Attention(const AttentionShape& shape)
-      : shape_(shape), cols_(shape.heads * shape.head_size) {
-    RandomStream random(11, 1);
-    const auto fill = [&](std::vector<float>& values, std::int64_t size) {
-      values.resize(static_cast<std::size_t>(size));
-      for (float& value : values) value = static_cast<float>(random.normal());
-    };
-    fill(qkv_, shape.batch * shape.total * 3 * cols_);
-    fill(q_, shape.batch * shape.tokens * cols_);
-    fill(dout_, shape.batch * shape.tokens * cols_);
-    out_.resize(dout_.size());
-    log_sum_exp_.resize(static_cast<std::size_t>(shape.batch * shape.heads * shape.tokens));
-    dqkv_.resize(qkv_.size());
-    dq_.resize(q_.size());
-  }
-
-  void forward(Kernels& kernels) {
-    AttentionForward args;
-    args.out = view(out_);
-    args.log_sum_exp = view(log_sum_exp_);
-    fill_common(args);
-    kernels.attention_forward(args);
-  }
-  void backward(Kernels& kernels) {
-    AttentionBackward args;
-    args.dq = pruned() ? view(dq_) : part(dqkv_, 0);
-    args.dk = part(dqkv_, 1);
-    args.dv = part(dqkv_, 2);
-    args.dout = view(dout_);
-    args.out = view(out_);
-    args.log_sum_exp = view(log_sum_exp_);
-    fill_common(args);
-    kernels.attention_backward(args);
-  }
-
-  /// Largest difference of out, dq, dk and dv of the last image from a plain loop in double.
-  double error() {
-    double worst = 0;
-    for (std::int64_t head = 0; head < shape_.heads; ++head) {
-      worst = std::max(worst, head_error(shape_.batch - 1, head));
-    }
-    return worst;
-  }
-
- private:
-  bool pruned() const { return shape_.tokens != shape_.total; }
-  static View<float> view(std::vector<float>& v) {
-    return {v.data(), static_cast<std::int64_t>(v.size())};
-  }
-  View<float> part(std::vector<float>& v, std::int64_t which) {
-    return {v.data() + which * cols_, (shape_.batch * shape_.total - 1) * 3 * cols_ + cols_};
-  }
-  template <typename Args>
-  void fill_common(Args& args) {
-    args.q = pruned() ? view(q_) : part(qkv_, 0);
-    args.k = part(qkv_, 1);
-    args.v = part(qkv_, 2);
-    args.q_stride = pruned() ? cols_ : 3 * cols_;
-    args.kv_stride = 3 * cols_;
-    args.batch = shape_.batch;
-    args.heads = shape_.heads;
-    args.head_size = shape_.head_size;
-    args.window = {shape_.tokens, 0, shape_.total};
-  }
-
-  double head_error(std::int64_t image, std::int64_t head) const {
-    const std::int64_t d = shape_.head_size, tokens = shape_.total;
-    const std::int64_t q_stride = pruned() ? cols_ : 3 * cols_, kv_stride = 3 * cols_;
-    const std::int64_t q_at = image * shape_.tokens * q_stride + head * d;
-    const std::int64_t k_at = image * tokens * kv_stride + cols_ + head * d;
-    const float* q = (pruned() ? q_.data() : qkv_.data()) + q_at;
-    const float* dq = (pruned() ? dq_.data() : dqkv_.data()) + q_at;
-    const float *k = qkv_.data() + k_at, *v = k + cols_;
-    const float *dk = dqkv_.data() + k_at, *dv = dk + cols_;
-    std::vector<double> p(static_cast<std::size_t>(tokens));
-    std::vector<double> sum_dk(static_cast<std::size_t>(tokens * d)), sum_dv = sum_dk;
-    double worst = 0;
-    const auto compare = [&](double found, double expected) {
-      if (!(std::abs(found - expected) <= worst)) worst = std::abs(found - expected);
-    };
-    for (std::int64_t i = 0; i < shape_.tokens; ++i) {
-      const std::int64_t out_at = (image * shape_.tokens + i) * cols_ + head * d;
-      const float *out = out_.data() + out_at, *dout = dout_.data() + out_at;
-      double sum = 0, delta = 0;
-      for (std::int64_t j = 0; j < tokens; ++j) {
-        double s = 0;
-        for (std::int64_t c = 0; c < d; ++c)
-          s += double(q[i * q_stride + c]) * k[j * kv_stride + c];
-        sum += p[j] = std::exp(s / std::sqrt(double(d)));
-      }
-      std::vector<double> exact_out(static_cast<std::size_t>(d)), exact_dq = exact_out;
-      for (std::int64_t j = 0; j < tokens; ++j) {
-        p[j] /= sum;
-        for (std::int64_t c = 0; c < d; ++c) exact_out[c] += p[j] * v[j * kv_stride + c];
-      }
-      for (std::int64_t c = 0; c < d; ++c) delta += exact_out[c] * dout[c];
-      for (std::int64_t j = 0; j < tokens; ++j) {
-        double dp = 0;
-        for (std::int64_t c = 0; c < d; ++c) dp += double(dout[c]) * v[j * kv_stride + c];
-        const double ds = p[j] * (dp - delta) / std::sqrt(double(d));
-        for (std::int64_t c = 0; c < d; ++c) {
-          sum_dv[j * d + c] += p[j] * dout[c];
-          sum_dk[j * d + c] += ds * q[i * q_stride + c];
-          exact_dq[c] += ds * k[j * kv_stride + c];
-        }
-      }
-      for (std::int64_t c = 0; c < d; ++c) {
-        compare(out[c], exact_out[c]);
-        compare(dq[i * q_stride + c], exact_dq[c]);
-      }
-    }
-    for (std::int64_t i = 0; i < tokens * d; ++i) {
-      compare(dk[i / d * kv_stride + i % d], sum_dk[i]);
-      compare(dv[i / d * kv_stride + i % d], sum_dv[i]);
-    }
-    return worst;
-  }
-
-  AttentionShape shape_;
-  std::int64_t cols_;
-  std::vector<float> qkv_, q_, dout_, out_, log_sum_exp_, dqkv_, dq_;
-};
-
-void run(benchmark::State& state, const AttentionShape& shape, bool backward) {
-  cpu::ThreadPool pool(1);
-  cpu::CpuKernels kernels(pool);
-  Attention attention(shape);
-  attention.forward(kernels);
-  attention.backward(kernels);
-  if (const double error = attention.error(); !(error < 1e-4)) {
-    state.SkipWithError(("wrong by " + std::to_string(error)).c_str());
-    return;
-  }
-  for (auto _ : state) {
-    if (backward) {
-      attention.backward(kernels);
-    } else {
-      attention.forward(kernels);
-    }
-  }
-  const double pairs = double(shape.batch * shape.heads);
-  const double flops =
-      (backward ? 10.0 : 4.0) * double(shape.tokens * shape.total * shape.head_size) * pairs;
-  using benchmark::Counter;
-  state.counters["FLOP/s"] = Counter(flops, Counter::kIsIterationInvariantRate);
-  state.counters["s/pair"] = Counter(pairs, Counter::kIsIterationInvariantRate | Counter::kInvert);
+Graph build(const Sizes& s, Precision precision, Ids& ids) {
+  Graph graph = new_graph(precision);
+  const std::int64_t hidden = s.hidden();
+  ids.q = random_input(graph, "q", {s.batch, s.queries, s.packed() ? 3 * hidden : hidden});
+  ids.kv = s.packed() ? kNone : random_input(graph, "kv", {s.batch, s.tokens, 2 * hidden});
+  const AttentionValues values =
+      attention(graph, "attention", ids.q, ids.kv, s.heads, {s.queries, 0, s.tokens},
+                {s.dropout, reference::AttentionInputs::kOperation}, false);
+  ids.out = values.out, ids.log_sum_exp = values.log_sum_exp;
+  return graph;
 }
 
-void register_all() {
-  for (const bool backward : {false, true}) {
-    for (const AttentionShape& shape : kShapes) {
-      const std::string name =
-          std::string(backward ? "attention_backward" : "attention_forward") +
-          "/B:" + std::to_string(shape.batch) + "/T:" + std::to_string(shape.total) +
-          "/Tq:" + std::to_string(shape.tokens) + "/H:" + std::to_string(shape.heads) +
-          "/d:" + std::to_string(shape.head_size) + "/f32";
-      benchmark::RegisterBenchmark(name.c_str(),
-                                   [=](benchmark::State& state) { run(state, shape, backward); });
+/// `part` of `parts` of one head in rows [first, first + count) of a tensor [rows, parts, H, d].
+template <typename Read>
+std::vector<float> head_of(const Sizes& s, std::int64_t head, std::int64_t first,
+                           std::int64_t count, std::int64_t parts, std::int64_t part,
+                           const Read& read) {
+  const std::int64_t stride = parts * s.hidden(), d = s.head_size;
+  const std::vector<float> rows = read(first * stride, count * stride);
+  std::vector<float> values;
+  for (std::int64_t row = 0; row < count; ++row) {
+    const auto at = rows.begin() + row * stride + part * s.hidden() + head * d;
+    values.insert(values.end(), at, at + d);
+  }
+  return values;
+}
+
+/// One head of one image with its reference, in double and in float.
+struct Head {
+  const Sizes& s;
+  std::int64_t image, head;
+  reference::AttentionInputs in;
+
+  Head(const GraphCase& c, const Sizes& s_, const Ids& ids, std::int64_t pair)
+      : s(s_),
+        image(pair / s.heads),
+        head(pair % s.heads),
+        in({1, 1, s.head_size, s.tokens, s.queries, 0, s.dropout, /*packed=*/false}, 0) {
+    const auto drawn = [&c](ValueId id) {
+      return [&c, id](std::int64_t first, std::int64_t count) { return c.drawn(id, first, count); };
+    };
+    in.state = c.state();
+    in.state.first_row = pair;  // of [B·H] sequences, each of which is a sample of one head here
+    in.q = head_of(s, head, image * s.queries, s.queries, s.packed() ? 3 : 1, 0, drawn(ids.q));
+    const std::vector<float> k = keys_or_values(ids, 0, drawn), v = keys_or_values(ids, 1, drawn);
+    for (std::int64_t t = 0; t < s.tokens; ++t) {
+      std::copy_n(k.begin() + t * s.head_size, s.head_size, in.kv.begin() + 2 * t * s.head_size);
+      std::copy_n(v.begin() + t * s.head_size, s.head_size,
+                  in.kv.begin() + (2 * t + 1) * s.head_size);
+    }
+    if (ids.dout != kNone) {
+      in.dout = head_of(s, head, image * s.queries, s.queries, 1, 0, drawn(ids.dout));
     }
   }
+
+  template <typename Drawn>
+  std::vector<float> keys_or_values(const Ids& ids, std::int64_t which, const Drawn& drawn) const {
+    const ValueId id = s.packed() ? ids.q : ids.kv;
+    const std::int64_t parts = s.packed() ? 3 : 2;
+    return head_of(s, head, image * s.tokens, s.tokens, parts, which + parts - 2, drawn(id));
+  }
+};
+
+float to_bf16(float value) {
+  return as_working(DType::bf16, value);
 }
+
+std::string error_of(const GraphCase& c, const Sizes& s, const Ids& ids) {
+  const DType type = c.dtype(ids.out);
+  // With one key dq vanishes, and what is left is noise.
+  Comparison out("out", type), sum("log_sum_exp", DType::f32), dq("dq", type), dkv("dkv", type);
+  const auto read = [&c](ValueId id) {
+    return [&c, id](std::int64_t first, std::int64_t count) { return c.read(id, first, count); };
+  };
+  for (const std::int64_t pair : sample(s.batch * s.heads, kHeadsChecked)) {
+    const Head one(c, s, ids, pair);
+    reference::Attention<double> exact(one.in);
+    const auto round = type == DType::bf16 ? to_bf16 : reference::unrounded<float>;
+    reference::Attention<float> naive(one.in, round, round);
+    exact.run();
+    naive.run();
+    const std::int64_t first = one.image * s.queries;
+    if (ids.dout == kNone) {
+      out.add(head_of(s, one.head, first, s.queries, 1, 0, read(ids.out)), naive.out, exact.out);
+      sum.add(c.read(ids.log_sum_exp, pair * s.queries, s.queries), naive.log_sum_exp,
+              exact.log_sum_exp);
+      continue;
+    }
+    dq.add(head_of(s, one.head, first, s.queries, s.packed() ? 3 : 1, 0, read(ids.dq)), naive.dq,
+           exact.dq);
+    std::vector<float> gradients(naive.dkv.size());
+    for (std::int64_t which = 0; which < 2; ++which) {
+      const std::int64_t parts = s.packed() ? 3 : 2;
+      const std::vector<float> of_part =
+          head_of(s, one.head, one.image * s.tokens, s.tokens, parts, which + parts - 2,
+                  read(s.packed() ? ids.dq : ids.dkv));
+      for (std::int64_t t = 0; t < s.tokens; ++t) {
+        std::copy_n(of_part.begin() + t * s.head_size, s.head_size,
+                    gradients.begin() + (2 * t + which) * s.head_size);
+      }
+    }
+    dkv.add(gradients, naive.dkv, exact.dkv);
+  }
+  if (ids.dout == kNone) return first_error({out, sum});
+  return s.tokens == 1 ? dkv.error() : first_error({dq, dkv});
+}
+
+GraphWork forward(const Sizes& s, Precision precision) {
+  Ids ids{};
+  Graph graph = build(s, precision, ids);
+  return {.graph = std::move(graph), .timed = {0}, .error = [s, ids](const GraphCase& c) {
+            return error_of(c, s, ids);
+          }};
+}
+
+GraphWork backward(const Sizes& s, Precision precision) {
+  Ids ids{};
+  Graph graph = build(s, precision, ids);
+  ids.dout = differentiate(graph, ids.out);
+  ids.dq = graph.nodes().back().outputs[0], ids.dkv = graph.nodes().back().outputs[1];
+  return {.graph = std::move(graph), .timed = {1}, .error = [s, ids](const GraphCase& c) {
+            return error_of(c, s, ids);
+          }};
+}
+
+void add_one(const Sizes& s, Precision precision, bool chunk) {
+  const Title title{"attention_forward" + s.text(), precision, chunk};
+  add_graph(
+      title, [=](const DeviceTraits&) { return forward(s, precision); }, /*copy=*/false);
+  if (on_gpu()) {
+    add(title.with_peer("cudnn_softmax"), [=](Device& device) {
+      return cudnn_softmax(device, s.batch * s.heads * s.queries, s.tokens, working_type(precision),
+                           cost_of(forward(s, precision)));
+    });
+  }
+  add_graph(
+      {"attention_backward" + s.text(), precision, chunk},
+      [=](const DeviceTraits&) { return backward(s, precision); }, /*copy=*/false);
+}
+
+/// One query an image: the last block, when the class token alone is read.
+void add_all() {
+  for (const Precision precision : precisions()) {
+    for (const Images& images : bench::images(precision)) {
+      const shapes::Model& m = images.model;
+      for (const std::int64_t queries : {m.tokens(), std::int64_t{1}}) {
+        add_one({images.batch, m.tokens(), queries, m.heads, m.head_size()}, precision,
+                images.chunk);
+      }
+    }
+    for (const std::int64_t tokens : shapes::kTokens) {
+      if (quick() && tokens > 17) continue;
+      const std::int64_t batch = on_gpu() && !quick() ? 64 : 1;
+      const std::int64_t heads = on_gpu() && !quick() ? 12 : 3;
+      add_one({batch, tokens, tokens, heads, 64}, precision, false);
+    }
+    add_one({on_gpu() && !quick() ? 64 : 1, quick() ? 17 : 197, quick() ? 17 : 197, 3, 64, 0.1f},
+            precision, false);
+  }
+}
+
+const Registration registration(add_all);
 
 }  // namespace
-}  // namespace vitrine
-
-int main(int argc, char** argv) {
-  vitrine::register_all();
-  benchmark::Initialize(&argc, argv);
-  benchmark::RunSpecifiedBenchmarks();
-}
+}  // namespace vitrine::bench

@@ -1,128 +1,197 @@
-// LayerNorm on one thread, forward with the residual and backward, at the shapes models train.
+// layer_norm, with the residual in front of it and alone, and its gradient.
 //
-// bytes_per_second counts every tensor once. Each case is checked before it is timed.
-#include <benchmark/benchmark.h>
+// Peers: a plain copy of the same bytes; residual and normalisation apart; on a GPU cuDNN's
+// normalisation.
+#include <algorithm>
 
-#include <cmath>
-#include <vector>
+#include "cuda_peers.h"
+#include "graph_case.h"
+#include "reference/inputs.h"
+#include "reference/layer_norm.h"
 
-#include "cpu/cpu_kernels.h"
-#include "vitrine/random.h"
-
-namespace vitrine::cpu {
+namespace vitrine::bench {
 namespace {
 
-View<float> view(std::vector<float>& v) {
-  return {v.data(), static_cast<std::int64_t>(v.size())};
-}
+constexpr float kEps = 1e-6f;
+constexpr std::int64_t kRowsChecked = 64;
 
-std::vector<float> random_values(std::int64_t n, std::uint64_t stream) {
-  RandomStream random(1, stream);
-  std::vector<float> values(n);
-  for (float& value : values) value = static_cast<float>(random.normal());
-  return values;
-}
+struct Sizes {
+  std::int64_t images, tokens, cols;
+  bool branch;
 
-struct Case {
-  Case(std::int64_t rows_, std::int64_t cols_)
-      : rows(rows_),
-        cols(cols_),
-        x(random_values(rows * cols, 1)),
-        branch(random_values(rows * cols, 2)),
-        dy(random_values(rows * cols, 3)),
-        x_out(rows * cols),
-        y(rows * cols),
-        dx(rows * cols),
-        weight(cols, 1.0f),
-        bias(cols, 0.0f),
-        dweight(cols),
-        dbias(cols),
-        mean(rows),
-        rstd(rows) {}
-
-  LayerNormForward forward() {
-    LayerNormForward args;
-    args.y = view(y);
-    args.x_out = view(x_out);
-    args.mean = view(mean);
-    args.rstd = view(rstd);
-    args.x = view(x);
-    args.branch = view(branch);
-    args.weight = view(weight);
-    args.bias = view(bias);
-    args.rows = rows;
-    args.cols = cols;
-    return args;
+  std::int64_t rows() const { return images * tokens; }
+  std::string text() const {
+    return "/rows:" + std::to_string(rows()) + "/cols:" + std::to_string(cols) +
+           (branch ? "/residual" : "");
   }
-  LayerNormBackward backward() {
-    LayerNormBackward args;
-    args.dx = view(dx);
-    args.dweight = view(dweight);
-    args.dbias = view(dbias);
-    args.dy = view(dy);
-    args.dresidual = view(branch);
-    args.x = view(x_out);
-    args.mean = view(mean);
-    args.rstd = view(rstd);
-    args.weight = view(weight);
-    args.rows = rows;
-    args.cols = cols;
-    return args;
-  }
-
-  std::int64_t rows, cols;
-  std::vector<float> x, branch, dy, x_out, y, dx, weight, bias, dweight, dbias, mean, rstd;
 };
 
-/// With weight 1 and bias 0 every row of y has mean 0 and variance 1, every row of dx - dresidual
-/// sum 0.
-bool verified(Case& c, CpuKernels& kernels) {
-  kernels.layer_norm_forward(c.forward());
-  kernels.layer_norm_backward(c.backward());
-  for (std::int64_t r = 0; r < c.rows; ++r) {
-    double sum = 0, squares = 0, gradient = 0;
-    for (std::int64_t i = r * c.cols; i < (r + 1) * c.cols; ++i) {
-      sum += c.y[i];
-      squares += double(c.y[i]) * c.y[i];
-      gradient += double(c.dx[i]) - c.branch[i];
+/// Ids of one normalisation, its gradient included where it has one.
+struct Ids {
+  ValueId x, branch, weight, bias, y, x_out, mean, rstd, dy, dresidual, dx, dweight, dbias;
+};
+
+/// Fused as a plan has it, or the residual apart.
+Graph build(const Sizes& s, Precision precision, bool fused, Ids& ids) {
+  Graph graph = new_graph(precision);
+  const Shape shape{s.images, s.tokens, s.cols};
+  ids.x = random_input(graph, "x", shape);
+  ids.weight = graph.parameter("weight", Shape{s.cols});
+  ids.bias = graph.parameter("bias", Shape{s.cols});
+  ValueId normalised = ids.x;
+  ids.branch = ids.x_out = kNone;
+  if (s.branch) {
+    ids.branch = random_input(graph, "branch", shape);
+    normalised = ids.x_out =
+        residual(graph, "residual", ids.x, ids.branch, {}, {}, {s.tokens, 0, s.tokens});
+  }
+  layer_norm(graph, "norm", normalised, ids.weight, ids.bias, kEps);
+  if (s.branch) graph.keep(ids.x_out);
+  if (fused) graph = fuse_residual_norm(graph);
+  const Node& node = graph.nodes().back();
+  ids.y = node.outputs[0], ids.mean = node.outputs[2], ids.rstd = node.outputs[3];
+  ids.x = graph.find("x"), ids.branch = graph.find("branch");
+  ids.weight = graph.find("weight"), ids.bias = graph.find("bias");
+  if (s.branch) ids.x_out = fused ? node.outputs[1] : node.inputs[0];
+  return graph;
+}
+
+/// Rows of what is normalised, from what was drawn, as they are after a trip through memory.
+std::vector<float> normalised_rows(const GraphCase& c, const Ids& ids, std::int64_t first,
+                                   std::int64_t count) {
+  if (ids.x_out != kNone) return c.read(ids.x_out, first, count);
+  return c.drawn(ids.x, first, count);
+}
+
+std::string forward_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
+  Comparison y("y", c.dtype(ids.y)), mean("mean", DType::f32), rstd("rstd", DType::f32);
+  Comparison sum("x_out", c.dtype(ids.y));
+  const std::vector<float> weight = c.drawn(ids.weight), bias = c.drawn(ids.bias);
+  for (const std::int64_t row : sample(s.rows(), kRowsChecked)) {
+    const std::vector<float> x = normalised_rows(c, ids, row * s.cols, s.cols);
+    const auto naive = reference::layer_norm(x, weight, bias, s.cols, kEps);
+    const auto exact = reference::layer_norm(converted<double>(x), converted<double>(weight),
+                                             converted<double>(bias), s.cols, kEps);
+    y.add(c.read(ids.y, row * s.cols, s.cols), naive.y, exact.y);
+    mean.add(c.read(ids.mean, row, 1), naive.mean, exact.mean);
+    rstd.add(c.read(ids.rstd, row, 1), naive.rstd, exact.rstd);
+    if (!s.branch) {
+      sum.add({0}, {0}, {0});
+      continue;
     }
-    const bool right = std::abs(sum) < 1e-4 * c.cols && std::abs(gradient) < 1e-4 * c.cols &&
-                       std::abs(squares / c.cols - 1) < 1e-3;
-    if (!right) return false;
+    std::vector<float> added = c.drawn(ids.x, row * s.cols, s.cols);
+    std::vector<double> exactly = converted<double>(added);
+    const std::vector<float> branch = c.drawn(ids.branch, row * s.cols, s.cols);
+    for (std::size_t i = 0; i < branch.size(); ++i) {
+      added[i] += branch[i];
+      exactly[i] += static_cast<double>(branch[i]);
+    }
+    sum.add(x, added, exactly);
   }
-  return true;
+  return first_error({y, mean, rstd, sum});
 }
 
-void forward(benchmark::State& state) {
-  ThreadPool pool(1);
-  CpuKernels kernels(pool);
-  Case c(state.range(0), state.range(1));
-  if (!verified(c, kernels)) return state.SkipWithError("wrong result");
-  const LayerNormForward args = c.forward();
-  for (auto _ : state) kernels.layer_norm_forward(args);
-  state.SetBytesProcessed(state.iterations() * 4 * 4 * c.rows * c.cols);
+GraphWork forward(const Sizes& s, Precision precision, bool fused) {
+  Ids ids{};
+  Graph graph = build(s, precision, fused, ids);
+  std::vector<std::size_t> timed;
+  for (std::size_t i = 0; i < graph.nodes().size(); ++i) timed.push_back(i);
+  return {.graph = std::move(graph), .timed = timed, .error = [s, ids](const GraphCase& c) {
+            return forward_error(c, s, ids);
+          }};
 }
 
-void backward(benchmark::State& state) {
-  ThreadPool pool(1);
-  CpuKernels kernels(pool);
-  Case c(state.range(0), state.range(1));
-  if (!verified(c, kernels)) return state.SkipWithError("wrong result");
-  const LayerNormBackward args = c.backward();
-  for (auto _ : state) kernels.layer_norm_backward(args);
-  state.SetBytesProcessed(state.iterations() * 4 * 4 * c.rows * c.cols);
+/// Sums over all rows, computed in T.
+template <typename T>
+struct Sums {
+  std::vector<T> dweight, dbias;
+  explicit Sums(std::int64_t cols)
+      : dweight(static_cast<std::size_t>(cols)), dbias(static_cast<std::size_t>(cols)) {}
+  void add(const reference::LayerNormGradients<T>& row) {
+    for (std::size_t i = 0; i < dweight.size(); ++i) {
+      dweight[i] += row.dweight[i];
+      dbias[i] += row.dbias[i];
+    }
+  }
+};
+
+template <typename T>
+reference::LayerNormGradients<T> gradients_of(const std::vector<float>& dy,
+                                              const std::vector<float>& x,
+                                              const std::vector<float>& weight,
+                                              const std::vector<float>& dresidual) {
+  return reference::layer_norm_gradients(converted<T>(dy), converted<T>(x), converted<T>(weight),
+                                         converted<T>(dresidual), std::ssize(weight), kEps);
 }
 
-void shapes(benchmark::internal::Benchmark* benchmark) {
-  benchmark->ArgNames({"rows", "cols"});
-  for (const auto& [rows, cols] : {std::pair{1600, 8}, {650, 48}, {260, 192}, {197, 768}}) {
-    benchmark->Args({rows, cols});
+std::string backward_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
+  Comparison dx("dx", c.dtype(ids.dx)), dweight("dweight", DType::f32), dbias("dbias", DType::f32);
+  const std::vector<float> weight = c.drawn(ids.weight);
+  const std::vector<std::int64_t> checked = sample(s.rows(), kRowsChecked);
+  Sums<float> naive_sums(s.cols);
+  Sums<double> exact_sums(s.cols);
+  for (std::int64_t row = 0; row < s.rows(); ++row) {
+    const std::int64_t first = row * s.cols;
+    const auto x = normalised_rows(c, ids, first, s.cols), dy = c.drawn(ids.dy, first, s.cols);
+    const auto dresidual = c.drawn(ids.dresidual, first, s.cols);
+    const auto naive = gradients_of<float>(dy, x, weight, dresidual);
+    const auto exact = gradients_of<double>(dy, x, weight, dresidual);
+    naive_sums.add(naive);
+    exact_sums.add(exact);
+    if (std::binary_search(checked.begin(), checked.end(), row)) {
+      dx.add(c.read(ids.dx, first, s.cols), naive.dx, exact.dx);
+    }
+  }
+  dweight.add(c.read(ids.dweight), naive_sums.dweight, exact_sums.dweight);
+  dbias.add(c.read(ids.dbias), naive_sums.dbias, exact_sums.dbias);
+  return first_error({dx, dweight, dbias});
+}
+
+/// Without a branch, which changes nothing in it: the gradient that skips the norm is added anyway.
+GraphWork backward(const Sizes& s, Precision precision) {
+  Ids ids{};
+  Graph graph = build(s, precision, true, ids);
+  ids.dresidual = graph.activation_value("x.skipped.grad", graph.shape(ids.x));
+  graph.set_gradient(ids.x, ids.dresidual);
+  ids.dy = differentiate(graph, ids.y);
+  const Node& node = graph.nodes().back();
+  ids.dx = node.outputs[0], ids.dweight = node.outputs[2], ids.dbias = node.outputs[3];
+  auto timed = nodes_named(graph, "layer_norm_backward");
+  return {.graph = std::move(graph), .timed = timed, .error = [s, ids](const GraphCase& c) {
+            return backward_error(c, s, ids);
+          }};
+}
+
+void add_all() {
+  for (const Precision precision : precisions()) {
+    for (const Images& images : bench::images(precision)) {
+      const Sizes plain{images.batch, images.model.tokens(), images.model.hidden, false};
+      const Sizes joined{images.batch, images.model.tokens(), images.model.hidden, true};
+      const auto make = [=](const Sizes& s, bool fused) {
+        return [=](const DeviceTraits&) { return forward(s, precision, fused); };
+      };
+      const auto title = [&](const std::string& operation, const Sizes& s) {
+        return Title{operation + s.text(), precision, images.chunk};
+      };
+      const Title with_branch = title("layer_norm_forward", joined);
+      add_graph(with_branch, make(joined, true), /*copy=*/true);
+      add_graph_peer(with_branch, "unfused", make(joined, false), make(joined, true));
+      const Title alone = title("layer_norm_forward", plain);
+      add_graph(alone, make(plain, true), /*copy=*/true);
+      if (on_gpu()) {
+        add(alone.with_peer("cudnn"), [=](Device& device) {
+          return cudnn_normalization(device, plain.rows(), plain.cols, working_type(precision),
+                                     cost_of(forward(plain, precision, true)));
+        });
+      }
+      add_graph(
+          title("layer_norm_backward", plain),
+          [=](const DeviceTraits&) { return backward(plain, precision); }, /*copy=*/true);
+    }
   }
 }
-BENCHMARK(forward)->Apply(shapes);
-BENCHMARK(backward)->Apply(shapes);
+
+const Registration registration(add_all);
 
 }  // namespace
-}  // namespace vitrine::cpu
-
-BENCHMARK_MAIN();
+}  // namespace vitrine::bench

@@ -1,109 +1,189 @@
-// Matrix products of the reference models' linear layers: forward, dx and dW.
-#include <benchmark/benchmark.h>
+// matmul: the linear layers of the presets; forward, dx and dW with the gradient of the bias.
+//
+// Peers: a forward without its bias; dW with the bias gradient in an operation of its own, or in
+// the same one, whichever the device does not do; on a GPU fp32 factors that may be rounded to
+// tf32.
+#include <bit>
 
-#include <cmath>
-#include <cstdint>
-#include <vector>
+#include "graph_case.h"
+#include "reference/inputs.h"
+#include "reference/matmul.h"
 
-#include "cpu/cpu_kernels.h"
-#include "vitrine/random.h"
-
-namespace vitrine::cpu {
+namespace vitrine::bench {
 namespace {
 
-std::vector<float> random_normal(std::int64_t n, std::uint64_t stream) {
-  RandomStream random(1, stream);
-  std::vector<float> values(n);
-  for (float& value : values) value = static_cast<float>(random.normal());
-  return values;
+constexpr std::int64_t kSideChecked = 11;  // of a grid of elements
+
+struct Sizes {
+  std::int64_t m, n, k;  // of the forward product: rows, outputs, inputs
+  bool bias;
+};
+
+std::string text(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return "/m:" + std::to_string(m) + "/n:" + std::to_string(n) + "/k:" + std::to_string(k);
 }
 
-// Whether a sample of the products agrees with sums in double.
-bool verified(const Matmul& args) {
-  const float* a = args.a.f32().data;
-  const float* b = args.b.f32().data;
-  for (std::int64_t e = 0; e < args.m * args.n; e += 1 + args.m * args.n / 101) {
-    const std::int64_t i = e / args.n, j = e % args.n;
-    double sum = args.bias ? static_cast<double>(args.bias.f32()[j]) : 0.0;
-    for (std::int64_t l = 0; l < args.k; ++l) {
-      sum += static_cast<double>(args.transpose_a ? a[l * args.m + i] : a[i * args.k + l]) *
-             static_cast<double>(args.transpose_b ? b[j * args.k + l] : b[l * args.n + j]);
-    }
-    const double tolerance = 1e-5 * static_cast<double>(args.k);
-    if (!(std::abs(sum - static_cast<double>(args.out.f32()[e])) <= tolerance)) return false;
+struct Ids {
+  ValueId x, weight, bias, y, dy = kNone, dweight = kNone, dbias = kNone, dx = kNone;
+};
+
+// Nodes: the product, then dW, then dx.
+Graph build(const Sizes& s, Precision precision, bool with_gradients, Ids& ids) {
+  Graph graph = new_graph(precision);
+  ids.x = random_input(graph, "x", {s.m, s.k});
+  ids.weight = graph.parameter("weight", {s.n, s.k});
+  ids.bias = s.bias ? graph.parameter("bias", {s.n}) : kNone;
+  ids.y = linear(graph, "linear", ids.x, ids.weight, ids.bias);
+  if (!with_gradients) return graph;
+  ids.dy = differentiate(graph, ids.y);
+  ids.dweight = graph.nodes()[1].outputs[0], ids.dbias = graph.nodes()[1].outputs[1];
+  ids.dx = graph.nodes()[2].outputs[0];
+  return graph;
+}
+
+/// Elements of a drawn matrix.
+class Matrix {
+ public:
+  Matrix(const GraphCase& c, ValueId id) : c_(c), id_(id), cols_(c.graph().shape(id)[-1]) {}
+  float operator()(std::int64_t row, std::int64_t col) const {
+    return c_.drawn(id_, row * cols_ + col);
   }
-  return true;
+
+ private:
+  const GraphCase& c_;
+  ValueId id_;
+  std::int64_t cols_;
+};
+
+/// A naive product in tf32 drops the last 13 bits of its factors.
+float as_factor(Precision precision, float number) {
+  if (precision != Precision::tf32) return number;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(number) & 0xFFFFE000u);
 }
 
-void matmul(benchmark::State& state, bool transpose_a, bool transpose_b, bool with_bias) {
-  Matmul args;
-  args.m = state.range(0), args.n = state.range(1), args.k = state.range(2);
-  args.transpose_a = transpose_a, args.transpose_b = transpose_b;
-  args.row_blocks = static_cast<int>(state.range(3));
-  const std::vector<float> a = random_normal(args.m * args.k, 1);
-  const std::vector<float> b = random_normal(args.k * args.n, 2);
-  const std::vector<float> bias = random_normal(args.n, 3);
-  std::vector<float> out(args.m * args.n, std::nanf(""));
-  args.out = View<float>(out.data(), args.m * args.n);
-  args.a = ConstView<float>(a.data(), args.m * args.k);
-  args.b = ConstView<float>(b.data(), args.k * args.n);
-
-  if (with_bias) args.bias = ConstView<float>(bias.data(), args.n);
-
-  ThreadPool pool(1);
-  CpuKernels kernels(pool);
-  kernels.matmul(args);
-  if (!verified(args)) return state.SkipWithError("wrong product");
-  for (auto _ : state) kernels.matmul(args);
-  state.counters["FLOP/s"] = benchmark::Counter(2.0 * static_cast<double>(args.m * args.n * args.k),
-                                                benchmark::Counter::kIsIterationInvariantRate);
+/// A grid of elements of out [m, n] = a · b (+ bias).
+template <typename A, typename B>
+Comparison compare(const GraphCase& c, ValueId out, std::int64_t k, const A& a, const B& b,
+                   const std::vector<float>& bias) {
+  Comparison comparison(c.graph().value(out).name, c.dtype(out));
+  const std::int64_t m = c.graph().shape(out)[0], n = c.graph().shape(out)[-1];
+  const auto naive = [&](const auto& factor) {
+    return [&](std::int64_t row, std::int64_t col) {
+      return as_factor(c.graph().precision(), factor(row, col));
+    };
+  };
+  for (const std::int64_t i : sample(m, kSideChecked)) {
+    const std::vector<float> row = c.read(out, i * n, n);
+    for (const std::int64_t j : sample(n, kSideChecked)) {
+      const auto at = static_cast<std::size_t>(j);
+      const float add = bias.empty() ? 0.0f : bias[at];
+      comparison.add(
+          {row[at]}, {reference::product_element<float>(i, j, k, naive(a), naive(b)) + add},
+          {reference::product_element<double>(i, j, k, a, b) + static_cast<double>(add)});
+    }
+  }
+  return comparison;
 }
 
-BENCHMARK_CAPTURE(matmul, forward, false, true, true)
-    ->ArgNames({"m", "n", "k", "blocks"})
-    ->Args({1600, 32, 8, 1})
-    ->Args({1600, 8, 32, 1})
-    ->Args({1568, 8, 16, 1})
-    ->Args({32, 32, 8, 1})
-    ->Args({32, 10, 8, 1})
-    ->Args({325, 144, 48, 1})
-    ->Args({325, 192, 48, 1})
-    ->Args({325, 48, 192, 1})
-    ->Args({325, 48, 48, 1})
-    ->Args({350, 64, 64, 1})
-    ->Args({1576, 192, 192, 32})
-    ->Args({1576, 576, 192, 32})
-    ->Args({1576, 768, 192, 32})
-    ->Args({1576, 192, 768, 32});
-BENCHMARK_CAPTURE(matmul, dx, false, false, false)
-    ->ArgNames({"m", "n", "k", "blocks"})
-    ->Args({1600, 8, 32, 1})
-    ->Args({1600, 32, 8, 1})
-    ->Args({32, 8, 10, 1})
-    ->Args({325, 48, 144, 1})
-    ->Args({325, 48, 192, 1})
-    ->Args({325, 192, 48, 1})
-    ->Args({325, 48, 48, 1})
-    ->Args({350, 64, 64, 1})
-    ->Args({1576, 192, 576, 32})
-    ->Args({1576, 192, 768, 32})
-    ->Args({1576, 768, 192, 32});
-BENCHMARK_CAPTURE(matmul, dweight, true, false, false)
-    ->ArgNames({"m", "n", "k", "blocks"})
-    ->Args({32, 8, 1600, 1})
-    ->Args({8, 32, 1600, 1})
-    ->Args({8, 16, 1568, 1})
-    ->Args({10, 8, 32, 1})
-    ->Args({144, 48, 325, 1})
-    ->Args({192, 48, 325, 1})
-    ->Args({48, 192, 325, 1})
-    ->Args({48, 48, 325, 1})
-    ->Args({64, 64, 350, 1})
-    ->Args({576, 192, 1576, 8})
-    ->Args({768, 192, 1576, 16})
-    ->Args({192, 768, 1576, 4});
+std::string forward_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
+  const Matrix x(c, ids.x), weight(c, ids.weight);
+  const auto transposed = [&](std::int64_t l, std::int64_t j) { return weight(j, l); };
+  return compare(c, ids.y, s.k, x, transposed, s.bias ? c.drawn(ids.bias) : std::vector<float>())
+      .error();
+}
+
+std::string dx_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
+  return compare(c, ids.dx, s.n, Matrix(c, ids.dy), Matrix(c, ids.weight), {}).error();
+}
+
+std::string dweight_error(const GraphCase& c, const Sizes& s, const Ids& ids) {
+  const Matrix x(c, ids.x), dy(c, ids.dy);
+  const auto transposed = [&](std::int64_t i, std::int64_t l) { return dy(l, i); };
+  std::vector<Comparison> outputs = {compare(c, ids.dweight, s.m, transposed, x, {})};
+  if (s.bias) {
+    Comparison dbias("dbias", DType::f32);
+    const auto one = [](std::int64_t, std::int64_t) { return 1.0f; };
+    // A product that sums its factor beside it sums what it made of it.
+    const auto naive = [&](std::int64_t i, std::int64_t l) {
+      return as_factor(c.graph().precision(), dy(l, i));
+    };
+    const std::vector<float> sums = c.read(ids.dbias);
+    for (const std::int64_t i : sample(s.n, kSideChecked)) {
+      dbias.add({sums[static_cast<std::size_t>(i)]},
+                {reference::product_element<float>(i, 0, s.m, naive, one)},
+                {reference::product_element<double>(i, 0, s.m, transposed, one)});
+    }
+    outputs.push_back(dbias);
+  }
+  return first_error(outputs);
+}
+
+using Check = std::string (*)(const GraphCase&, const Sizes&, const Ids&);
+
+GraphWork product(const Sizes& s, Precision precision, std::size_t node, Check check) {
+  Ids ids{};
+  Graph graph = build(s, precision, node > 0, ids);
+  return {.graph = std::move(graph), .timed = {node}, .error = [=](const GraphCase& c) {
+            return check(c, s, ids);
+          }};
+}
+
+void add_layer(const Sizes& s, Precision precision, bool chunk) {
+  const Title forward{"matmul/forward" + text(s.m, s.n, s.k) + (s.bias ? "/bias" : ""), precision,
+                      chunk};
+  const auto make = [=](const Sizes& sizes, std::size_t node, Check check) {
+    return [=](const DeviceTraits&) { return product(sizes, precision, node, check); };
+  };
+  const MakeWork make_forward = make(s, 0, forward_error);
+  add_graph(forward, make_forward, /*copy=*/false);
+  if (s.bias) {
+    add_graph_peer(forward, "without_bias", make({s.m, s.n, s.k, false}, 0, forward_error),
+                   make_forward);
+  }
+  add_graph({"matmul/dx" + text(s.m, s.k, s.n), precision, chunk}, make(s, 2, dx_error),
+            /*copy=*/false);
+  const Title gradient{"matmul/dweight" + text(s.n, s.k, s.m) + (s.bias ? "/bias_gradient" : ""),
+                       precision, chunk};
+  const MakeWork make_gradient = make(s, 1, dweight_error);
+  add_graph(gradient, make_gradient, /*copy=*/false);
+  if (!s.bias) return;
+  // The same node told the other way.
+  add_graph_peer(
+      gradient, on_gpu() ? "column_sum_apart" : "column_sum_inside",
+      [=](const DeviceTraits& traits) {
+        GraphWork work = make_gradient(traits);
+        work.traits = traits;
+        work.traits->fuse_bias_gradient = !traits.fuse_bias_gradient;
+        return work;
+      },
+      make_gradient);
+}
+
+void add_all() {
+  std::vector<Precision> of_device = precisions();
+  if (on_gpu()) of_device.push_back(Precision::tf32);
+  for (const Precision precision : of_device) {
+    for (const Images& images : bench::images(precision)) {
+      const shapes::Model& m = images.model;
+      const std::int64_t rows = images.rows();
+      const bool per_head =
+          m.hidden == shapes::kMnistTutorial.hidden;  // neither qkv nor projection
+      const std::vector<Sizes> layers =
+          per_head ? std::vector<Sizes>{}
+                   : std::vector<Sizes>{{rows, 3 * m.hidden, m.hidden, true},
+                                        {rows, m.hidden, m.hidden, true}};
+      for (const Sizes& s : layers) add_layer(s, precision, images.chunk);
+      for (const Sizes& s : {Sizes{rows, m.intermediate, m.hidden, false},
+                             {rows, m.hidden, m.intermediate, true},
+                             {images.batch * m.patches(), m.hidden, m.pixels(), true},
+                             {images.batch, m.classes, m.hidden, true}}) {
+        add_layer(s, precision, images.chunk);
+      }
+    }
+  }
+}
+
+const Registration registration(add_all);
 
 }  // namespace
-}  // namespace vitrine::cpu
-
-BENCHMARK_MAIN();
+}  // namespace vitrine::bench

@@ -4,15 +4,18 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "cpu/cpu_kernels.h"
 #include "hwy/highway.h"
+#include "shapes.h"
 
 namespace vitrine {
 namespace {
@@ -143,6 +146,19 @@ const Case kCases[] = {
     {1, 3, 16, 66, 5, 61, 0.0f, false},
     {1, 2, 16, 129, 129, 0},
 };
+
+TEST(Attention, IsTriedAtEveryLengthOfTheTable) {
+  for (const std::int64_t tokens : shapes::kTokens) {
+    EXPECT_TRUE(std::any_of(std::begin(kCases), std::end(kCases), [&](const Case& c) {
+      return c.total == tokens;
+    })) << tokens;
+  }
+  for (const shapes::Model& m : {shapes::kMnistTutorial, shapes::kCifar10Small, shapes::kVitTiny}) {
+    EXPECT_TRUE(std::any_of(std::begin(kCases), std::end(kCases), [&](const Case& c) {
+      return c.total == m.tokens() && c.heads == m.heads && c.head_size == m.head_size();
+    })) << m.preset;
+  }
+}
 
 void expect_error_rule() {
   std::uint64_t seed = 2024;

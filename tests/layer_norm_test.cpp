@@ -9,12 +9,14 @@
 #include "cpu/dropout.h"
 #include "for_targets.h"
 #include "reference_check.h"
+#include "shapes.h"
 
 namespace vitrine::cpu {
 namespace {
 
 constexpr std::uint64_t kSeeds[] = {5, 87654321};
-constexpr std::int64_t kCols[] = {1, 3, 8, 12, 16, 32, 45, 48, 64, 192, 384, 768, 771};
+const std::vector<std::int64_t> kCols =
+    shapes::with(shapes::kHiddenSizes, {1, 3, 12, 16, 32, 45, 771});
 constexpr float kEps = 1e-6f;
 
 template <typename T>

@@ -1,5 +1,7 @@
 // Matrix product against a double-precision reference, in every combination of its options, and the
 // bias gradient beside it.
+#include "reference/matmul.h"
+
 #include <gtest/gtest.h>
 
 #include <array>
@@ -9,6 +11,7 @@
 #include "for_targets.h"
 #include "reference/reduce.h"
 #include "reference_check.h"
+#include "shapes.h"
 
 namespace vitrine::cpu {
 namespace {
@@ -30,17 +33,19 @@ struct Inputs {
 
 template <typename T>
 std::vector<T> reference(const Case& c, const Inputs& in) {
-  std::vector<T> out(c.m * c.n);
+  const auto a = [&](std::int64_t i, std::int64_t l) {
+    return in.a[c.transpose_a ? l * c.m + i : i * c.k + l];
+  };
+  const auto b = [&](std::int64_t l, std::int64_t j) {
+    return in.b[c.transpose_b ? j * c.k + l : l * c.n + j];
+  };
+  std::vector<T> out;
   for (std::int64_t i = 0; i < c.m; ++i) {
     for (std::int64_t j = 0; j < c.n; ++j) {
-      T sum = 0;
-      for (std::int64_t l = 0; l < c.k; ++l) {
-        sum += T(c.transpose_a ? in.a[l * c.m + i] : in.a[i * c.k + l]) *
-               T(c.transpose_b ? in.b[j * c.k + l] : in.b[l * c.n + j]);
-      }
+      T sum = reference::product_element<T>(i, j, c.k, a, b);
       if (c.bias) sum += T(in.bias[j]);
       if (c.accumulate) sum += T(in.out[i * c.n + j]);
-      out[i * c.n + j] = sum;
+      out.push_back(sum);
     }
   }
   return out;
@@ -70,13 +75,17 @@ std::vector<float> run(const Case& c, std::uint64_t seed, int threads) {
 // Shapes for each way a product can take: few and many vectors of columns, whole and cut short, for
 // vectors of every length; half a vector with k in pairs; narrow weight gradients; oneDNN's.
 TEST(Matmul, AgreesWithDoublePrecision) {
-  constexpr std::int64_t kShapes[][3] = {
+  std::vector<std::array<std::int64_t, 3>> sizes = {
       {1, 1, 1},   {3, 10, 7},   {17, 5, 33},   {65, 24, 8},  {8, 32, 61}, {101, 13, 129},
       {15, 8, 32}, {9, 4, 6},    {32, 8, 75},   {48, 10, 50}, {7, 48, 20}, {11, 50, 9},
       {6, 96, 5},  {5, 100, 12}, {66, 130, 75}, {40, 40, 70}, {2, 20, 3},
   };
+  for (const shapes::Model& m : {shapes::kMnistTutorial, shapes::kCifar10Small}) {
+    sizes.push_back({m.tokens(), m.intermediate, m.hidden});  // one image of a preset
+    sizes.push_back({m.patches(), m.hidden, m.pixels()});
+  }
   std::uint64_t seed = 40;
-  for (const auto& shape : kShapes) {
+  for (const auto& shape : sizes) {
     for (int options = 0; options < 16; ++options) {
       const Case c{shape[0],           shape[1],           shape[2],           (options & 1) != 0,
                    (options & 2) != 0, (options & 4) != 0, (options & 8) != 0, 1 + options % 4};

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cpu/cpu_kernels.h"
+#include "reference_check.h"
 #include "vitrine/graph.h"
 
 namespace vitrine::cpu {

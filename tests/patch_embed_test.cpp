@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
+#include "reference_check.h"
 
 namespace vitrine::cpu {
 namespace {

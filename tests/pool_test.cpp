@@ -3,6 +3,7 @@
 
 #include "cpu/cpu_kernels.h"
 #include "reference/tokens.h"
+#include "reference_check.h"
 
 namespace vitrine::cpu {
 namespace {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "cpu/cpu_kernels.h"
+#include "reference_check.h"
 
 namespace vitrine::cpu {
 namespace {

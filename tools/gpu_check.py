@@ -7,15 +7,16 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from gpu_check_bench import bench, kernels
 from gpu_check_part import NotRun, Part
 from gpu_check_tests import build, machine, pack, sanitizer, test
-from gpu_check_training import bench, pytorch, steps, train
+from gpu_check_training import pytorch, steps, train
 
-DEVICE_PARTS = ("test", "steps", "sanitizer", "train", "bench", "pytorch")
+DEVICE_PARTS = ("test", "steps", "sanitizer", "train", "bench", "kernels", "pytorch")
 PARTS = dict(machine=machine, build=build, test=test, steps=steps, sanitizer=sanitizer,
-             train=train, bench=bench, pytorch=pytorch, pack=pack)
+             train=train, bench=bench, kernels=kernels, pytorch=pytorch, pack=pack)
 SECONDS = dict(machine=120, build=540, test=300, steps=300, sanitizer=480, train=480, bench=540,
-               pytorch=570, pack=3600)
+               kernels=540, pytorch=570, pack=3600)
 
 
 def run_part(name, out, quick):

@@ -11,6 +11,8 @@
 #   sanitizer  memcheck, racecheck, initcheck and synccheck of compute-sanitizer on one test a suite
 #   train      short trainings, loss curves against the CPU, the time to the first step
 #   bench      train_step_bench: images/s and FLOP/s of the presets
+#   kernels    every other *_bench: each operation against the roof and its peers; the programs' own
+#              JSON goes to OUT/kernels
 #   pytorch    tools/compare_pytorch.py on the same GPU
 #   pack       (only when named) makes the build small and complete enough to travel
 #
@@ -20,7 +22,7 @@
 # Exit status: 0; 1 when a part failed; 3 when none failed but nothing was run on a GPU.
 #
 # No part takes more than ten minutes. Where a command has ten in all:
-#   machine build test steps | sanitizer train | bench | pytorch
+#   machine build test steps | sanitizer train | bench | kernels | pytorch
 # --quick makes everything small, for a first look or an emulated GPU (see tests/simt).
 #
 # VITRINE_DATA [data]: `mnist` and `cifar10` in it are trained on; without them, synthetic images.
@@ -30,7 +32,7 @@
 #     -DVITRINE_CUDA_ARCHITECTURES=90a-real \
 #     -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH='$ORIGIN/lib' \
 #     -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=OFF -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags
-#   cmake --build build-gpu --target vitrine_program cuda_tests train_step_bench
+#   cmake --build build-gpu --target vitrine_program cuda_tests benches
 #   tools/gpu_check.sh out pack
 # which writes build-gpu/carry/carry.tar.xz: the programs, stripped, and in lib/ the shared
 # libraries that a plain machine lacks. CUDA's are not among them: they come from the CUDA Toolkit
@@ -39,7 +41,7 @@
 set -euo pipefail
 
 usage() {
-  sed -n '3,16p' "$0" | sed 's/^# \{0,1\}//' >&2
+  sed -n '3,18p' "$0" | sed 's/^# \{0,1\}//' >&2
   exit 2
 }
 

@@ -126,6 +126,10 @@ def cuda_tests():
     return sorted(found, key=lambda path: path.name != "cuda_ptx_test")
 
 
+def benches():
+    return sorted(BUILD.glob("*_bench"))
+
+
 def query_gpu(part):
     """nvidia-smi's figures of the first GPU, or None. Reads only."""
     keys = ("name", "driver_version", "memory.total", "memory.used", "compute_cap", "clocks.sm",

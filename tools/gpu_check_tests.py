@@ -13,7 +13,8 @@ import tarfile
 import time
 from pathlib import Path
 
-from gpu_check_part import ARCHIVE, BUILD, NotRun, cuda_tests, query_gpu, require_device, unpack
+from gpu_check_part import (ARCHIVE, BUILD, NotRun, benches, cuda_tests, query_gpu,
+                            require_device, unpack)
 from gpu_check_training import prepare_model, step_command
 
 CARRY = BUILD / "carry"
@@ -63,12 +64,13 @@ def build(part):
         configure_and_build(part, started.last_words())
     part.figures.update(
         tests=[path.name for path in cuda_tests()],
-        train_step_bench=(BUILD / "train_step_bench").exists(),
+        benches=[path.name for path in benches()],
         bytes=sum(path.stat().st_size for path in BUILD.rglob("*") if path.is_file()))
-    if not part.figures["tests"] or not part.figures["train_step_bench"]:
+    if not part.figures["tests"] or not part.figures["benches"]:
         part.incomplete = True
-        part.remark("no train_step_bench" if part.figures["tests"] else "no cuda_*_test")
-    part.remark(f"{len(part.figures['tests'])} tests, {part.figures['bytes'] >> 20} MiB")
+        part.remark("no *_bench" if part.figures["tests"] else "no cuda_*_test")
+    part.remark(f"{len(part.figures['tests'])} tests, {len(part.figures['benches'])} benchmarks, "
+                f"{part.figures['bytes'] >> 20} MiB")
 
 
 def configure_and_build(part, why):
@@ -89,7 +91,7 @@ def configure_and_build(part, why):
     if configured.status != 0:
         part.fail(f"cmake: {configured.last_words()}")
         return
-    for target in ("vitrine_program", "cuda_tests", "train_step_bench"):
+    for target in ("vitrine_program", "cuda_tests", "benches"):
         built = part.run(["cmake", "--build", BUILD, "-j", os.cpu_count(), "--target", target])
         if built.status != 0 and "unknown target" not in (built.out + built.err).lower():
             part.fail(f"build of {target}: {built.last_words()}")
@@ -100,10 +102,11 @@ SYSTEM_LIBRARIES = re.compile(  # on every machine, or of CUDA
 
 
 def pack(part):
-    programs = [BUILD / "vitrine", BUILD / "train_step_bench", *cuda_tests()]
-    absent = [path.name for path in programs if not path.exists()]
-    if absent or len(programs) < 3:
-        raise NotRun(f"not all is built in {BUILD}: no {', '.join(absent) or 'cuda_*_test'}")
+    programs = [BUILD / "vitrine", *benches(), *cuda_tests()]
+    kinds = {"vitrine": programs[0].exists(), "*_bench": benches(), "cuda_*_test": cuda_tests()}
+    absent = [name for name, found in kinds.items() if not found]
+    if absent:
+        raise NotRun(f"not all is built in {BUILD}: no {', '.join(absent)}")
     libraries = {}
     for program in programs:
         for line in part.run(["ldd", program], 60).out.splitlines():

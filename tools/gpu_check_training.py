@@ -1,4 +1,4 @@
-"""Parts of tools/gpu_check.sh: steps, train, bench, pytorch."""
+"""Parts of tools/gpu_check.sh: steps, train, pytorch."""
 
 import filecmp
 import json
@@ -241,41 +241,6 @@ def train(part):
             ("vit_base_patch16_224 bf16", "vit_base_patch16_224", small, 3, 64, "bf16")):
         short_training(part, name, "--preset", preset, "--data-dir", data, "--epochs", epochs,
                        "--batch-size", batch, "--precision", precision, "--log-interval", "1")
-
-
-def bench(part):
-    require_device(part)
-    program = BUILD / "train_step_bench"
-    if not program.exists():
-        raise NotRun(f"no {program} (Google Benchmark was absent, or nothing is built)")
-    listed = part.run([program, "--benchmark_list_tests"], 60, VITRINE_DEVICE="cuda")
-    names = [line for line in listed.out.split() if line.startswith("train_step/")]
-    if part.quick:
-        names = [name for name in names if "mnist-tutorial/cuda/fp32" in name]
-    if not names:
-        part.fail(f"no benchmark: {listed.last_words()}")
-    for name in names:  # each in a process of its own: a fault takes no other along
-        file = part.scratch / "bench.json"
-        file.unlink(missing_ok=True)
-        result = part.run([program, f"--benchmark_filter=^{name}$", f"--benchmark_out={file}",
-                           f"--benchmark_min_time={0.001 if part.quick else 2}"], 90,
-                          VITRINE_DEVICE="cuda", VITRINE_TUNE=str(part.scratch / "tune.json"))
-        report_benchmark(part, name, result, file)
-
-
-def report_benchmark(part, name, result, file):
-    entries = json.loads(file.read_text())["benchmarks"] if result.status == 0 else []
-    short = name.removeprefix("train_step/").removesuffix("/real_time")
-    if len(entries) != 1:
-        return part.fail(f"{short}: {result.last_words()}")
-    entry = entries[0]
-    if entry.get("error_occurred"):
-        return part.fail(f"{short}: {entry['error_message']}")
-    part.figures[short] = {key: entry[key] for key in (
-        "real_time", "time_unit", "iterations", "items_per_second", "FLOP/s", "planned_bytes",
-        "label")}
-    part.remark(f"{short}: {entry['real_time']:.3f} {entry['time_unit']}, "
-                f"{entry['items_per_second']:,.0f} images/s, {entry['FLOP/s'] / 1e12:.1f} TFLOP/s")
 
 
 def pytorch(part):

@@ -38,8 +38,8 @@ ctest --test-dir build-test -j "$(nproc)" --output-on-failure --no-tests=error
 step "The CUDA device and its kernels with nvcc"
 export PATH="$PATH:/usr/local/cuda/bin"
 if command -v nvcc > /dev/null; then
-  configure build-cuda -DVITRINE_BENCH=OFF -DVITRINE_CUDA=ON
-  cmake --build build-cuda --target vitrine_program cuda_tests
+  configure build-cuda -DVITRINE_BENCH=ON -DVITRINE_CUDA=ON
+  cmake --build build-cuda --target vitrine_program cuda_tests benches
   tools/kernel_report.py build-cuda
   build-cuda/vitrine inspect --preset vit_base_patch16_224  # links, loads, and says if it has no GPU
   ctest --test-dir build-cuda -L cuda --output-on-failure --no-tests=error

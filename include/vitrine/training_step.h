@@ -52,6 +52,10 @@ struct StepPosition {
   double learning_rate = 0;
 };
 
+/// The update's operations over all parameters: sum_parts (without cost where nothing is summed),
+/// gradient_norm, adamw.
+std::vector<StepOperation> update_operations(const Plan& plan);
+
 /// What a step measures of itself. Where the device works beside the host, a step that measures
 /// anything is waited for.
 enum class Timing : std::uint8_t {

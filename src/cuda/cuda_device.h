@@ -51,6 +51,8 @@ class CudaDevice final : public Device {
   void operation_done() override;
 
   const CublasLtMatmul& matmul() const { return matmul_; }
+  /// Of all work; for what is timed beside the catalogue.
+  cudaStream_t stream() const { return stream_.get(); }
 
  private:
   /// Bytes of device memory.

@@ -19,7 +19,9 @@ double seconds_since(Clock::time_point start) {
 // of all, which is never recorded.
 enum UpdatePoint : std::int64_t { kBegin, kSummed, kNorm, kUpdated, kEnd, kUpdatePoints };
 
-/// Costs of the update over n parameters: reads and writes of f32, and the working copy's bytes.
+}  // namespace
+
+// Reads and writes of f32, and the working copy's bytes.
 std::vector<StepOperation> update_operations(const Plan& plan) {
   const auto n = static_cast<double>(plan.parameter_elements());
   const auto lanes = static_cast<double>(plan.chunking().lanes);
@@ -34,8 +36,6 @@ std::vector<StepOperation> update_operations(const Plan& plan) {
       .operation = "adamw", .phase = phase, .flops = 12 * n, .bytes = (7 * 4 + working) * n};
   return {sum, norm, adamw};
 }
-
-}  // namespace
 
 TrainingStep::TrainingStep(Device& device, const Plan& plan, const RunConfig& config,
                            const Dataset& data, bool resident)

@@ -3,6 +3,7 @@
 
 #include "cublaslt_problem.h"
 #include "reference/per_head_linear.h"
+#include "reference_check.h"
 
 namespace vitrine::cuda {
 namespace {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/attention_problem.h"
+#include "shapes.h"
 
 namespace vitrine::cuda {
 namespace {
@@ -14,7 +15,7 @@ const CudaLimits kChips[] = {
 template <typename Visit>
 void for_each_shape(const Visit& visit) {
   for (const DType dtype : kFloatTypes) {
-    for (const std::int64_t keys : {1, 5, 17, 49, 50, 65, 101, 196, 197, 257, 272, 273, 577}) {
+    for (const std::int64_t keys : shapes::with(shapes::kTokens, {272, 273})) {
       for (const std::int64_t head_size : {1, 4, 12, 32, 48, 64, 80, 96, 128, 192}) {
         for (const std::int64_t queries : {std::int64_t{1}, keys}) {
           for (const int options : {0, 1, 2, 3}) {

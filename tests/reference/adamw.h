@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "reference_check.h"
+#include "reference/inputs.h"
 #include "vitrine/kernels.h"
 
 namespace vitrine::reference {
@@ -59,6 +59,30 @@ T clip_factor(const AdamWRecipe& recipe, const std::vector<float>& gradients) {
   return T(std::min(1.0, static_cast<double>(recipe.clip_norm) / (std::sqrt(sum) + 1e-6)));
 }
 
+/// One parameter and its moments.
+template <typename T>
+struct AdamWElement {
+  T weight, first_moment, second_moment;
+};
+
+/// Step `step`, counted from 0; g is the clipped gradient.
+template <typename T>
+void adamw_step(const AdamWRecipe& recipe, const ParameterRegion& region, T learning_rate,
+                std::int64_t step, T g, AdamWElement<T>& element) {
+  const T lr = learning_rate * T(region.learning_rate_scale);
+  const T beta1 = T(recipe.beta1), beta2 = T(recipe.beta2);
+  if (recipe.decoupled) {
+    element.weight -= lr * T(region.weight_decay) * element.weight;
+  } else {
+    g += T(region.weight_decay) * element.weight;
+  }
+  element.first_moment = beta1 * element.first_moment + (1 - beta1) * g;
+  element.second_moment = beta2 * element.second_moment + (1 - beta2) * g * g;
+  const T m_hat = element.first_moment / (1 - std::pow(beta1, T(step + 1)));
+  const T v_hat = element.second_moment / (1 - std::pow(beta2, T(step + 1)));
+  element.weight -= lr * m_hat / (std::sqrt(v_hat) + T(recipe.eps));
+}
+
 /// The state after kAdamWSteps steps from the initial weights, computed in T.
 template <typename T>
 struct AdamWResult {
@@ -84,20 +108,12 @@ struct AdamWResult {
 
   void update(const AdamWRecipe& recipe, const ParameterRegion& region, int step, T g,
               std::int64_t i) {
-    const T lr = T(learning_rate_of(step)) * T(region.learning_rate_scale);
-    const T beta1 = T(recipe.beta1), beta2 = T(recipe.beta2);
-    T& w = weights[i];
-    if (recipe.decoupled) {
-      w -= lr * T(region.weight_decay) * w;
-    } else {
-      g += T(region.weight_decay) * w;
-    }
-    first_moment[i] = beta1 * first_moment[i] + (1 - beta1) * g;
-    second_moment[i] = beta2 * second_moment[i] + (1 - beta2) * g * g;
-    const T m_hat = first_moment[i] / (1 - std::pow(beta1, T(step + 1)));
-    const T v_hat = second_moment[i] / (1 - std::pow(beta2, T(step + 1)));
-    w -= lr * m_hat / (std::sqrt(v_hat) + T(recipe.eps));
-    ema[i] = T(recipe.ema_decay) * ema[i] + (1 - T(recipe.ema_decay)) * w;
+    AdamWElement<T> element{weights[i], first_moment[i], second_moment[i]};
+    adamw_step(recipe, region, T(learning_rate_of(step)), step, g, element);
+    weights[i] = element.weight;
+    first_moment[i] = element.first_moment;
+    second_moment[i] = element.second_moment;
+    ema[i] = T(recipe.ema_decay) * ema[i] + (1 - T(recipe.ema_decay)) * element.weight;
   }
 };
 

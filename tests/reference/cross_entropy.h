@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "reference_check.h"
+#include "reference/inputs.h"
 #include "vitrine/kernels.h"
 
 namespace vitrine::reference::cross_entropy {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "reference_check.h"
+#include "reference/inputs.h"
 
 namespace vitrine::reference::patch_convolution {
 

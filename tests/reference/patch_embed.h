@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "reference_check.h"
+#include "reference/inputs.h"
 #include "vitrine/kernels.h"
 
 namespace vitrine::reference::patch_embed {

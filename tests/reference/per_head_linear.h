@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "reference_check.h"
+#include "reference/inputs.h"
 
 namespace vitrine::reference {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "reference_check.h"
+#include "reference/inputs.h"
 #include "vitrine/kernels.h"
 #include "vitrine/random.h"
 

@@ -30,10 +30,6 @@ struct Counter {
 
 }  // namespace
 
-struct cudnnContext {
-  cudaStream_t stream = nullptr;
-};
-struct cudnnTensorStruct : Layout {};
 struct cudnnFilterStruct : Layout {};
 struct cudnnConvolutionStruct {
   std::int64_t stride_h = 0, stride_w = 0;

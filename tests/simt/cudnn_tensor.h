@@ -93,3 +93,9 @@ inline float to_tf32(float value) {
 }
 
 }  // namespace simt
+
+// What cuDNN's handles point to.
+struct cudnnContext {
+  cudaStream_t stream = nullptr;
+};
+struct cudnnTensorStruct : simt::Layout {};
