@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "cpu/cpu_kernels.h"
-#include "hwy/highway.h"
+#include "for_targets.h"
 #include "shapes.h"
 
 namespace vitrine {
@@ -179,16 +179,8 @@ void expect_error_rule() {
   }
 }
 
-// Once per instruction set that was compiled and that this processor has.
 TEST(Attention, FollowsTheErrorRule) {
-  for (const auto target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(target);
-    expect_error_rule();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().DeInit();
+  cpu::for_targets(expect_error_rule);
 }
 
 TEST(Attention, ReturnsProbabilitiesBeforeDropout) {

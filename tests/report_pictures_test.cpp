@@ -52,6 +52,9 @@ class FailingDevice final : public Device {
   std::unique_ptr<Program> program(const std::string& name, std::function<void()> work) override {
     return cpu_->program(name, std::move(work));
   }
+  std::unique_ptr<Stopwatch> make_stopwatch(std::int64_t points) override {
+    return cpu_->make_stopwatch(points);
+  }
   void synchronize() override { cpu_->synchronize(); }
 
  private:
