@@ -8,7 +8,7 @@ namespace {
 
 // A power of two, so that pieces divide evenly among the usual numbers of threads.
 int row_blocks_of(std::int64_t m, const DeviceTraits& traits) {
-  constexpr std::int64_t kRowsPerBlock = 48;
+  constexpr std::int64_t kRowsPerBlock = 96;
   const auto most = static_cast<std::uint64_t>(std::max<std::int64_t>(m / kRowsPerBlock, 1));
   return static_cast<int>(
       std::min<std::uint64_t>(std::bit_floor(most), static_cast<unsigned>(traits.max_row_blocks)));
