@@ -41,7 +41,7 @@ inline constexpr std::array kModels = {kMnistTutorial, kCifar10Small, kVitTiny,
                                        kVitSmall,      kVitBase,      kVitLarge};
 
 /// Images that the CPU's plan of a training step takes at a time.
-inline constexpr std::int64_t kMnistTutorialChunk = 32, kCifar10SmallChunk = 5, kVitTinyChunk = 8;
+inline constexpr std::int64_t kMnistTutorialChunk = 32, kCifar10SmallChunk = 8, kVitTinyChunk = 8;
 
 /// The sizes of a table and these.
 inline std::vector<std::int64_t> with(std::span<const std::int64_t> table,

@@ -69,7 +69,7 @@ Chunking choose_chunking(std::int64_t batch, std::int64_t activation_bytes_per_i
                          std::int64_t parameter_count, const DeviceTraits& traits) {
   // A chunk should stay in a second-level cache while it passes through an operation, and be long
   // enough that the few microseconds an operation costs in itself do not show.
-  constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
+  constexpr std::int64_t kChunkBytes = std::int64_t{6} << 20;
   constexpr std::int64_t kLargestChunk = 32;
   constexpr std::int64_t kGradientBytes = std::int64_t{32} << 20;  // all lanes together
   constexpr std::int64_t kMostLanes = 32;

@@ -137,23 +137,11 @@ std::vector<double> differences(const StepProfile& profile) {
   return seconds;
 }
 
-}  // namespace
-
-StepProfile profile_step(Device& device, const RunConfig& config, const Dataset& data,
-                         const StepProfileOptions& options, const ProfileObserver& observer) {
-  check_data(config, data);
-  const std::int64_t batch = config.recipe.batch_size;
-  const auto plan_for = [&](bool resident) {
-    const std::int64_t stored = DeviceImages::count(data, batch, resident);
-    return plan_vit(config.model, training_options(config, data, stored), batch, device.traits());
-  };
-  Plan plan = plan_for(true);
-  StepProfile profile = describe(device, config, data, plan);
-  const bool resident = fits_resident(device, config, data, profile.planned_bytes);
-  if (!resident) plan = plan_for(false);
-  if (!device.traits().reads_host_memory) {
-    profile.planned_bytes += static_cast<double>(DeviceImages::bytes(data, batch, resident));
-  }
+// Everything that is measured while the model lies on the device; it is gone when the roof is
+// measured.
+void take_steps(Device& device, const Plan& plan, const RunConfig& config, const Dataset& data,
+                bool resident, const StepProfileOptions& options, const ProfileObserver& observer,
+                StepProfile& profile) {
   const double bytes_before = process_bytes("VmRSS");
   Steps steps(device, plan, config, data, resident);
   const auto tell = [&](const char* what, std::int64_t done, std::int64_t of) {
@@ -178,7 +166,7 @@ StepProfile profile_step(Device& device, const RunConfig& config, const Dataset&
       steps.step().data_seconds() / static_cast<double>(steps.done_since_reset());
   const auto of_device = static_cast<double>(device.peak_bytes());
   profile.peak_bytes = of_device > 0 ? of_device : process_bytes("VmHWM") - bytes_before;
-  if (options.capture) return profile;
+  if (options.capture) return;
 
   for (int i = 0; i < 2; ++i) steps.run_timed(Timing::operations);  // recorded by the second
   steps.reset();
@@ -188,7 +176,27 @@ StepProfile profile_step(Device& device, const RunConfig& config, const Dataset&
     tell("Timed steps", i + 1, options.steps);
   }
   profile.times = steps.step().times();
-  profile.roof = measure_roof(device, config.recipe.precision);
+}
+
+}  // namespace
+
+StepProfile profile_step(Device& device, const RunConfig& config, const Dataset& data,
+                         const StepProfileOptions& options, const ProfileObserver& observer) {
+  check_data(config, data);
+  const std::int64_t batch = config.recipe.batch_size;
+  const auto plan_for = [&](bool resident) {
+    const std::int64_t stored = DeviceImages::count(data, batch, resident);
+    return plan_vit(config.model, training_options(config, data, stored), batch, device.traits());
+  };
+  Plan plan = plan_for(true);
+  StepProfile profile = describe(device, config, data, plan);
+  const bool resident = fits_resident(device, config, data, profile.planned_bytes);
+  if (!resident) plan = plan_for(false);
+  if (!device.traits().reads_host_memory) {
+    profile.planned_bytes += static_cast<double>(DeviceImages::bytes(data, batch, resident));
+  }
+  take_steps(device, plan, config, data, resident, options, observer, profile);
+  if (!options.capture) profile.roof = measure_roof(device, config.recipe.precision);
   return profile;
 }
 
