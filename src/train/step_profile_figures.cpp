@@ -8,6 +8,8 @@
 namespace vitrine {
 namespace {
 
+constexpr std::int64_t kFewestForNoise = 5;
+
 std::string counted(std::int64_t count, const std::string& thing) {
   return format_count(count) + " " + thing + (count == 1 ? "" : "s");
 }
@@ -125,6 +127,7 @@ std::vector<Figure> reconciliation(const StepProfile& p) {
   const auto share = [&](double seconds) { return format_percent(seconds / timed) + " of it"; };
   std::string judged = "± " + format_percent(noise / plain) + " of a step";
   if (std::abs(overhead) < noise) judged += ": below the noise";
+  if (p.times.steps < kFewestForNoise) judged = "of a step; too few steps to tell the noise";
   return {
       {"step, timed", format_time(timed),
        "mean of " + counted(p.times.steps, "step") + " with times of operations"},
