@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "vitrine/error.h"
+#include "vitrine/random.h"
 #include "vitrine/recipe.h"
 #include "vitrine/vit.h"
 
@@ -243,6 +244,25 @@ TEST(Presets, BuildAndPlan) {
     EXPECT_GT(plan.cost().flops, 2 * plan.forward_flops()) << info.name;
   }
   EXPECT_THROW(preset("vit_base_patch16"), BadInput);
+}
+
+// A tensor of more numbers than a thread takes at a time is still one sequence.
+TEST(Initialization, LargeTensorsAreDrawnInPieces) {
+  VitConfig config = config_of(Initialization::normal, EmbeddingInitialization::normal);
+  config.hidden_size = 256;
+  config.intermediate_size = 1200;
+  constexpr std::uint64_t kSeed = 7;
+  const Tensor fc1 = Weights(config, kSeed).tensor("blocks.0.mlp.fc1.weight");
+  ASSERT_GT(fc1.values.size(), std::size_t{1} << 18);
+  std::uint64_t stream = 14695981039346656037ull;  // FNV-1a of the name
+  for (const unsigned char c : std::string("blocks.0.mlp.fc1.weight")) {
+    stream = (stream ^ c) * 1099511628211ull;
+  }
+  RandomStream random(kSeed, stream & 0x7fffffffffffffffull);
+  for (std::size_t i = 0; i < fc1.values.size(); ++i) {
+    const double expected = config.initializer_range * random.normal();
+    ASSERT_NEAR(fc1.values[i], expected, 1e-7 * std::abs(expected) + 1e-15) << i;
+  }
 }
 
 }  // namespace

@@ -180,5 +180,24 @@ TEST(Roof, IsMeasuredOnTheCpu) {
   EXPECT_EQ(roof.datasheet, "");
 }
 
+TEST(Roof, KnowsADataSheetByTheWholeName) {
+  const auto sheet = [](const std::string& description) {
+    Roof roof;
+    add_datasheet(roof, description, Precision::bf16);
+    EXPECT_EQ(roof.datasheet_flops > 0, !roof.datasheet.empty());
+    return roof.datasheet;
+  };
+  EXPECT_EQ(sheet("NVIDIA H100 80GB HBM3, 132 multiprocessors"), "H100");
+  EXPECT_EQ(sheet("NVIDIA H100 PCIe, 114 multiprocessors"), "H100 PCIe");
+  EXPECT_EQ(sheet("NVIDIA H200, 132 multiprocessors"), "H200");
+  EXPECT_EQ(sheet("NVIDIA A100-SXM4-80GB, 108 multiprocessors"), "A100");
+  EXPECT_EQ(sheet("NVIDIA GeForce RTX 4090, 128 multiprocessors"), "RTX 4090");
+  for (const char* other :
+       {"NVIDIA L40, 142", "NVIDIA A10G, 80", "NVIDIA GH200 480GB, 132", "NVIDIA GB200, 148",
+        "NVIDIA GeForce RTX 4090 Laptop GPU, 76", "2 threads", ""}) {
+    EXPECT_EQ(sheet(other), "") << other;
+  }
+}
+
 }  // namespace
 }  // namespace vitrine

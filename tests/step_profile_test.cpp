@@ -61,12 +61,16 @@ TEST(StepProfile, OverheadIsToldWithItsNoise) {
   EXPECT_GT(held, 0.89 * kRepeats) << "about 95 in 100";
   EXPECT_LT(held, 0.995 * kRepeats);
   const auto said = [&](double overhead) {
-    p.plain_seconds = {1.0, 1.1, 0.9, 1.0};
-    p.timed_seconds = {1.02 + overhead, 1.09 + overhead, 0.91 + overhead, 1.0 + overhead};
+    p.plain_seconds = {1.0, 1.1, 0.9, 1.0, 1.0};
+    p.timed_seconds = {1.02 + overhead, 1.09 + overhead, 0.91 + overhead, 1.0 + overhead,
+                       0.99 + overhead};
+    p.times.steps = 5;
     return reconciliation(p).back().note;
   };
   EXPECT_TRUE(contains(said(0), "below the noise")) << said(0);
   EXPECT_FALSE(contains(said(0.5), "below the noise")) << said(0.5);
+  p.times.steps = 4;
+  EXPECT_TRUE(contains(reconciliation(p).back().note, "too few"));
 }
 
 TEST(StepProfile, NamesWhatToOptimiseNext) {

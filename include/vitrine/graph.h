@@ -83,6 +83,8 @@ class Operation {
   /// The method of `Kernels` that it calls, for example "layer_norm_forward".
   virtual std::string name() const = 0;
   virtual double flops(const Graph& graph, const Node& node) const = 0;
+  /// What it moves where that is not every operand once.
+  virtual std::optional<double> bytes(const Graph&, const Node&) const { return {}; }
   /// Appends the gradient nodes of `node` to the graph; see Graph::gradient.
   virtual void gradient(Graph& graph, const Node& node) const;
   /// (output, input) pairs that may share storage when the input is not used again, best first.

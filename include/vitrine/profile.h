@@ -61,8 +61,18 @@ struct Roof {
   double floor_seconds(double flops, double bytes, int side_by_side) const;
 };
 
-/// Takes about a second.
-Roof measure_roof(Device& device, Precision precision);
+/// How large the work is that a roof is measured by; 0: what suits the device.
+struct RoofSizes {
+  std::int64_t product = 0;  ///< rows, columns and depth of the matrix product
+  std::int64_t copy = 0;     ///< the largest working set of a worker, bytes
+};
+
+/// Takes about a second. Allocates what it copies and multiplies.
+Roof measure_roof(Device& device, Precision precision, const RoofSizes& sizes = {});
+
+/// What the manufacturer says of the product that a device's description names: sets the datasheet
+/// fields, or none.
+void add_datasheet(Roof& roof, const std::string& description, Precision precision);
 
 /// One row of a table: some of the timed operations together.
 struct ProfileRow {

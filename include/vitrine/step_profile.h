@@ -17,6 +17,7 @@ struct StepProfileOptions {
   std::int64_t warm_up = 5;
   std::int64_t steps = 20;  ///< of each kind
   bool capture = false;     ///< for another profiler: measures nothing but the steps' rate
+  RoofSizes roof;
 };
 
 /// Seconds are those of whole steps.

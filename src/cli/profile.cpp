@@ -28,7 +28,7 @@ struct Options {
 
 const std::map<std::string, ProfileBy> kTables = {
     {"operation", ProfileBy::operation}, {"layer", ProfileBy::layer}, {"place", ProfileBy::place}};
-constexpr std::int64_t kBatches = 4;  // of different images, where none are given
+constexpr std::int64_t kMostBytes = std::int64_t{64} << 20;  // of images, where none are given
 constexpr std::int64_t kMostSteps = 1'000'000;
 
 // Images of the data set that flags name, else stripes in the model's own size.
@@ -38,8 +38,11 @@ Dataset images_for(const ConfigFlags& flags, const RunConfig& config) {
     return load_dataset(recipe.dataset, recipe.data_dir, Split::train);
   }
   const VitConfig& model = config.model;
-  return make_stripes(kBatches * recipe.batch_size * recipe.grad_accum_steps, model.num_classes,
-                      model.num_channels, model.image_height, model.image_width);
+  const std::int64_t image = model.num_channels * model.image_height * model.image_width;
+  const std::int64_t step = recipe.batch_size * recipe.grad_accum_steps;
+  const std::int64_t count = std::min(step, std::max<std::int64_t>(kMostBytes / image, 1));
+  return make_stripes(count, model.num_classes, model.num_channels, model.image_height,
+                      model.image_width);
 }
 
 StepProfile measure(Device& device, const Options& options, const RunConfig& config,

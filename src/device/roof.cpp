@@ -15,50 +15,52 @@
 namespace vitrine {
 namespace {
 
-constexpr double kSecondsPerRate = 0.02;  // of work that is timed at once
-constexpr int kRuns = 5;
+constexpr double kSecondsPerRate = 0.1;
 constexpr std::int64_t kDrawn = std::int64_t{1} << 18;  // random numbers; more are these again
 
-/// The least seconds of one call, by calling it as often as fills some time.
+/// The least seconds of a call, of as many as some time has room for. A device beside the host has
+/// it recorded: what the host takes to submit its parts does not count.
 template <typename Work>
 double best_seconds(Device& device, const Work& work) {
+  const std::unique_ptr<Program> program = device.program("roof", work);
   const std::unique_ptr<Stopwatch> stopwatch = device.make_stopwatch(1);
-  const auto seconds_of = [&](std::int64_t calls) {
+  for (int warm_up = 0; warm_up < 2; ++warm_up) program->run();
+  double best = INFINITY, total = 0;
+  while (total < kSecondsPerRate) {
     stopwatch->start();
-    for (std::int64_t i = 0; i < calls; ++i) work();
+    program->run();
     stopwatch->mark(0);
-    return stopwatch->seconds()[0];
-  };
-  work();
-  const double once = std::max(seconds_of(3) / 3, 1e-9);
-  const auto calls = static_cast<std::int64_t>(std::clamp(kSecondsPerRate / once, 1.0, 1e5));
-  double best = once;
-  for (int run = 0; run < kRuns; ++run) {
-    best = std::min(best, seconds_of(calls) / static_cast<double>(calls));
+    const double seconds = stopwatch->seconds()[0];
+    best = std::min(best, seconds);
+    total += std::max(seconds, kSecondsPerRate / 1000);
   }
   return best;
 }
 
+// Each worker fills its own piece: the pages then lie near it.
 void fill_random(Device& device, const Buffer& buffer, DType dtype) {
   RandomStream random(1, 0);
   std::vector<float> numbers(static_cast<std::size_t>(kDrawn));
   for (float& number : numbers) number = static_cast<float>(random.normal());
   const std::vector<char> bytes = converted(numbers, dtype);
-  for (std::size_t at = 0; at < buffer.bytes(); at += bytes.size()) {
-    device.upload(buffer.as<char>() + at, bytes.data(),
-                  std::min(bytes.size(), buffer.bytes() - at));
-  }
+  const std::size_t piece = buffer.bytes() / static_cast<std::size_t>(device.workers());
+  device.for_each(device.workers(), [&](int, std::int64_t worker) {
+    char* begin = buffer.as<char>() + static_cast<std::size_t>(worker) * piece;
+    for (std::size_t at = 0; at < piece; at += bytes.size()) {
+      device.upload(begin + at, bytes.data(), std::min(bytes.size(), piece - at));
+    }
+  });
 }
 
-// Each worker copies its own half of the working set to the other half.
+// Each worker copies its own half of the working set to the other half, again and again until that
+// is worth a worker's while.
 Roof::Copy copy_rate(Device& device, std::size_t working_set) {
+  constexpr std::size_t kWorthwhile = std::size_t{4} << 20;
   const auto workers = static_cast<std::size_t>(device.workers());
   const std::size_t half = working_set / 2;
+  const auto repeats = static_cast<std::int64_t>(std::max<std::size_t>(kWorthwhile / half, 1));
   const Buffer memory = device.allocate(workers * working_set, "roof: copy");
   fill_random(device, memory, DType::f32);
-  // A piece is so much that handing it to a worker does not count.
-  const auto repeats = static_cast<std::int64_t>(
-      device.traits().asynchronous ? 1 : std::max<std::size_t>((std::size_t{4} << 20) / half, 1));
   const double seconds = best_seconds(device, [&] {
     device.for_each(device.workers(), [&](int, std::int64_t piece) {
       char* from = memory.as<char>() + static_cast<std::size_t>(piece) * working_set;
@@ -70,9 +72,8 @@ Roof::Copy copy_rate(Device& device, std::size_t working_set) {
 }
 
 // Each worker multiplies its own matrices.
-double product_rate(Device& device, Precision precision) {
+double product_rate(Device& device, Precision precision, std::int64_t n) {
   const DType type = working_type(precision);
-  const std::int64_t n = device.traits().asynchronous ? 8192 : 768;
   const std::int64_t bytes = n * n * size_of(type);
   const std::int64_t workers = device.workers();
   const Buffer memory =
@@ -116,17 +117,16 @@ constexpr Datasheet kDatasheets[] = {{"H200 NVL", 835, 417, 60, 4.8},
                                      {"RTX 3090", 71, 35.6, 35.6, 0.936},
                                      {"A10", 125, 62.5, 31.2, 0.6}};
 
-void add_datasheet(Roof& roof, const std::string& description, Precision precision) {
-  for (const Datasheet& sheet : kDatasheets) {
-    if (description.find(sheet.name) == std::string::npos) continue;
-    const double teraflops = precision == Precision::bf16   ? sheet.bf16
-                             : precision == Precision::tf32 ? sheet.tf32
-                                                            : sheet.fp32;
-    roof.datasheet = sheet.name;
-    roof.datasheet_flops = teraflops * 1e12;
-    roof.datasheet_bytes = sheet.bytes * 1e12;
-    return;
+// Whether `name` stands in the text between spaces; behind it also a dash or a comma.
+bool names(const std::string& text, const std::string& name) {
+  for (std::size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
+    const std::size_t end = at + name.size();
+    const bool begins = at == 0 || text[at - 1] == ' ';
+    if (begins && (end == text.size() || std::string(" -,").find(text[end]) != std::string::npos)) {
+      return true;
+    }
   }
+  return false;
 }
 
 }  // namespace
@@ -151,18 +151,33 @@ double Roof::floor_seconds(double flops, double bytes, int side_by_side) const {
   return std::max(computing, rate > 0 ? bytes * pieces / rate : 0);
 }
 
-Roof measure_roof(Device& device, Precision precision) {
+void add_datasheet(Roof& roof, const std::string& description, Precision precision) {
+  if (description.find("Laptop") != std::string::npos) return;  // other chips under equal names
+  for (const Datasheet& sheet : kDatasheets) {
+    if (!names(description, sheet.name)) continue;
+    const double teraflops = precision == Precision::bf16   ? sheet.bf16
+                             : precision == Precision::tf32 ? sheet.tf32
+                                                            : sheet.fp32;
+    roof.datasheet = sheet.name;
+    roof.datasheet_flops = teraflops * 1e12;
+    roof.datasheet_bytes = sheet.bytes * 1e12;
+    return;
+  }
+}
+
+Roof measure_roof(Device& device, Precision precision, const RoofSizes& sizes) {
   Roof roof;
   roof.workers = device.workers();
   const bool gpu = device.traits().asynchronous;
-  const int smallest = gpu ? 18 : 14, largest = gpu ? 30 : 28;
-  for (int power = smallest; power <= largest; power += 2) {
-    const std::size_t working_set = std::size_t{1} << power;
-    const auto needed = static_cast<std::int64_t>(working_set) * device.workers();
-    if (4 * needed > device.traits().memory) break;
-    roof.copies.push_back(copy_rate(device, working_set));
+  const std::int64_t smallest = std::int64_t{1} << (gpu ? 18 : 14);
+  const std::int64_t largest = sizes.copy > 0 ? sizes.copy : std::int64_t{1} << (gpu ? 30 : 28);
+  for (std::int64_t working_set = smallest; working_set <= largest; working_set *= 4) {
+    if (4 * working_set * device.workers() > device.traits().memory) break;
+    roof.copies.push_back(copy_rate(device, static_cast<std::size_t>(working_set)));
   }
-  roof.flops_per_second = product_rate(device, precision);
+  const std::int64_t suitable = gpu ? 8192 : 768;
+  roof.flops_per_second =
+      product_rate(device, precision, sizes.product > 0 ? sizes.product : suitable);
   add_datasheet(roof, device.traits().description, precision);
   return roof;
 }

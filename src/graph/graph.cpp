@@ -188,6 +188,10 @@ ValueId Graph::find(const std::string& name) const {
 
 Cost Graph::cost(const Node& node) const {
   Cost cost{.flops = node.operation->flops(*this, node)};
+  if (const std::optional<double> bytes = node.operation->bytes(*this, node)) {
+    cost.bytes = *bytes;
+    return cost;
+  }
   for (ValueId id : node.inputs) {
     if (id != kNone && value(id).kind != ValueKind::input) {
       cost.bytes += static_cast<double>(value(id).bytes());

@@ -69,6 +69,7 @@ struct PoolOperation final : Operation {
 
   std::string name() const override { return "pool_forward"; }
   double flops(const Graph&, const Node&) const override;
+  std::optional<double> bytes(const Graph&, const Node&) const override;
   void gradient(Graph&, const Node&) const override;
   void run(Kernels&, const Operands&) const override;
 };

@@ -35,6 +35,13 @@ struct PoolBackwardOperation final : Operation {
   double flops(const Graph& graph, const Node& node) const override {
     return static_cast<double>(graph.shape(node.inputs[0]).elements() * forward.window.tokens);
   }
+  // Added to what is there it touches the window alone, otherwise it writes every token.
+  std::optional<double> bytes(const Graph& graph, const Node& node) const override {
+    const auto dy = static_cast<double>(graph.value(node.inputs[0]).bytes());
+    const TokenWindow& window = forward.window;
+    const bool adds = node.inputs[1] != kNone;
+    return dy * static_cast<double>(1 + (adds ? 2 * window.tokens : window.total));
+  }
   int addend() const override { return 1; }
   void run(Kernels& kernels, const Operands& operands) const override {
     kernels.pool_backward({.dx = operands.out(0),
@@ -114,6 +121,10 @@ ValueId pool(Graph& graph, const std::string& name, ValueId x, TokenWindow windo
 
 double PoolOperation::flops(const Graph&, const Node&) const {
   return static_cast<double>(batch * window.tokens * hidden);
+}
+
+std::optional<double> PoolOperation::bytes(const Graph& graph, const Node& node) const {
+  return static_cast<double>(graph.value(node.outputs[0]).bytes() * (window.tokens + 1));
 }
 
 void PoolOperation::gradient(Graph& graph, const Node& node) const {

@@ -267,9 +267,9 @@ std::string render_profile(const Report& report) {
             format_count(operation.calls) + "</td><td>" + rate(operation.flops) + "</td><td>" +
             rate(operation.bytes) + "</td></tr>\n";
   }
-  const std::string sum =
-      "Training by operation, " + format_duration(total) + " summed over all workers, " +
-      format_double("%.1f", flops / total * 1e-9) + " GFLOP/s of a worker on average.";
+  const std::string sum = "Training by operation, " + format_duration(total) + " of the device, " +
+                          format_double("%.1f", flops / total * 1e-9) +
+                          " GFLOP/s on average. What ran side by side shares the seconds.";
   return section_heading("Where the time went", sum) + table(rows);
 }
 

@@ -162,11 +162,13 @@ void take_steps(Device& device, const Plan& plan, const RunConfig& config, const
     tell("Steps in a row", done, options.steps);
   });
   if (options.capture) device.end_capture();
-  profile.data_seconds =
-      steps.step().data_seconds() / static_cast<double>(steps.done_since_reset());
+  const auto take_data_seconds = [&] {
+    profile.data_seconds =
+        steps.step().data_seconds() / static_cast<double>(steps.done_since_reset());
+  };
   const auto of_device = static_cast<double>(device.peak_bytes());
   profile.peak_bytes = of_device > 0 ? of_device : process_bytes("VmHWM") - bytes_before;
-  if (options.capture) return;
+  if (options.capture) return take_data_seconds();
 
   for (int i = 0; i < 2; ++i) steps.run_timed(Timing::operations);  // recorded by the second
   steps.reset();
@@ -176,6 +178,7 @@ void take_steps(Device& device, const Plan& plan, const RunConfig& config, const
     tell("Timed steps", i + 1, options.steps);
   }
   profile.times = steps.step().times();
+  take_data_seconds();  // of steps that are waited for: the host is held back by none before
 }
 
 }  // namespace
@@ -196,7 +199,7 @@ StepProfile profile_step(Device& device, const RunConfig& config, const Dataset&
     profile.planned_bytes += static_cast<double>(DeviceImages::bytes(data, batch, resident));
   }
   take_steps(device, plan, config, data, resident, options, observer, profile);
-  if (!options.capture) profile.roof = measure_roof(device, config.recipe.precision);
+  if (!options.capture) profile.roof = measure_roof(device, config.recipe.precision, options.roof);
   return profile;
 }
 

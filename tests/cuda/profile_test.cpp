@@ -2,6 +2,7 @@
 // (simt::set_duration) comes out again, recorded or not, replay after replay.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 
@@ -236,6 +237,31 @@ TEST_F(CudaProfileTest, AProfileOfTheEmulatedGpuAddsUp) {
   EXPECT_LT(p.rest_seconds(), 20 * kDefaultSeconds);
   const Profile table = make_table(p.times, ProfileBy::operation, nullptr);
   EXPECT_TRUE(table[0].name.starts_with("attention")) << table[0].name;
+}
+
+// All of it on the CUDA device: steps in turn, their sums, the roof.
+TEST_F(CudaProfileTest, AWholeProfileAddsUp) {
+  set_durations(0.02f, 0.01f, 0.03f);
+  const std::unique_ptr<Device> device = make_device({.name = "cuda"});
+  const RunConfig config = small_config();
+  const Dataset data = random_images(config.model, 12, kDataSeed);
+  const StepProfile profile = profile_step(
+      *device, config, data, {.warm_up = 3, .steps = 4, .roof = {.product = 32, .copy = 1 << 20}},
+      [](const char*, std::int64_t, std::int64_t) { return true; });
+  EXPECT_EQ(profile.times.steps, 4);
+  ASSERT_EQ(profile.timed_seconds.size(), 4u);
+  EXPECT_GT(profile.operation_seconds(), 0);
+  EXPECT_GE(profile.rest_seconds(), -kClock * 100);
+  EXPECT_LT(profile.rest_seconds(), 0.1 * profile.timed_step_seconds());
+  EXPECT_GT(profile.roof.flops_per_second, 0);
+  ASSERT_EQ(profile.roof.copies.size(), 2u);
+  for (const Roof::Copy& copy : profile.roof.copies) EXPECT_GT(copy.bytes_per_second, 0);
+  EXPECT_GT(profile.floor_seconds(), 0);
+  const Profile rows = make_table(profile.times, ProfileBy::operation, &profile.roof);
+  const auto adamw = std::find_if(rows.begin(), rows.end(),
+                                  [](const ProfileRow& row) { return row.name == "adamw"; });
+  ASSERT_NE(adamw, rows.end());
+  EXPECT_NEAR(adamw->seconds, 4 * 30e-6, 4e-6);
 }
 
 }  // namespace
