@@ -169,6 +169,15 @@ class Table(Files):
                      "3.000"):
             self.assertIn(cell, line)
 
+    def test_peers_of_chunks_in_a_second_file_have_the_rates_of_one(self):
+        ours = self.benchmarks("ours.json", run(ATTENTION, 10, side_by_side=4.0, roof=60,
+                                                **{"FLOP/s": 8e12}))
+        peers = self.write("peers.json", dict(benchmarks=[
+            dict(name=ATTENTION, peer="torch", real_time=20e3, time_unit="ns")]))
+        line = self.tool("bench_table.py", ours, peers).stdout.splitlines()[3]
+        for cell in ("20.0 µs", "1.00 TFLOP/s", "30 %", "2.000"):
+            self.assertIn(cell, line)
+
     def test_one_file(self):
         ours = self.benchmarks("ours.json", run(ATTENTION, 10, roof=60, bytes_per_second=3e9))
         self.assertIn(f"| `{ATTENTION}` | 10.0 µs | – | 3.00 GB/s |  | 60 % |",

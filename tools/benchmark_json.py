@@ -174,16 +174,20 @@ def calls_at_a_time(entries):
     return max(1, round(entries[0].get("side_by_side", 1)))
 
 
-def inherit_rates(measurements):
+def take_rates(one, base):
     """A peer does the same work: its rates follow from ours and the two times. One that runs fewer
     calls at a time has a share of the machine; the roof it is held against is that of its share."""
+    for key, value in base.rates.items():
+        share = 1 if key == "roof" else one.side_by_side / base.side_by_side
+        one.rates.setdefault(key, value * share * base.time / one.time)
+
+
+def inherit_rates(measurements):
     ours = {one.name: one for one in measurements if one.peer is None and not one.error}
     for one in measurements:
         base = ours.get(one.name)
         if one.peer and base and one.time > 0:
-            for key, value in base.rates.items():
-                share = 1 if key == "roof" else one.side_by_side / base.side_by_side
-                one.rates.setdefault(key, value * share * base.time / one.time)
+            take_rates(one, base)
 
 
 # ---------------------------------------------------------------------------------------------

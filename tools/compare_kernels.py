@@ -46,9 +46,11 @@ def as_list(outputs):
 
 
 def errors(outputs, exact):
-    """Of each output, relative to its norm."""
-    return [((found.double() - truth).norm() / truth.norm().clamp(min=1e-30)).item()
-            for found, truth in zip(as_list(outputs), as_list(exact), strict=True)]
+    """Of each output, relative to its norm; of one that is zero, to that of the largest."""
+    norms = [truth.norm().item() for truth in as_list(exact)]
+    largest = max(max(norms), 1e-30)
+    return [(found.double() - truth).norm().item() / (norm if norm > 1e-10 * largest else largest)
+            for found, truth, norm in zip(as_list(outputs), as_list(exact), norms, strict=True)]
 
 
 def wrong(outputs, work, dtype):
