@@ -1,5 +1,5 @@
-// activation: bias and GELU of the MLP's inner layer, and its gradient with that of the bias; then
-// the whole inner layer, product and activation.
+// activation: bias and GELU of the MLP's inner layer, which keeps the derivative, and its gradient
+// with that of the bias; then the whole inner layer, product and activation.
 //
 // Peers: a plain copy of the same bytes; of the inner layer the bias in the product's epilogue.
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Sizes {
   std::string text() const {
     const char* names[] = {"gelu_erf", "gelu_tanh", "relu"};
     return "/rows:" + std::to_string(rows()) + "/cols:" + std::to_string(cols) + "/" +
-           names[static_cast<int>(kind)];
+           names[static_cast<int>(kind)] + "/bias/derivative";
   }
 };
 

@@ -20,6 +20,11 @@ Plan plan_of(const std::string& name, Precision precision, const DeviceTraits& t
   return plan_vit(config.model, {.precision = precision}, config.recipe.batch_size, traits);
 }
 
+/// Of the flat buffer; the same in every plan of the preset.
+std::int64_t numbers_of(const std::string& name) {
+  return plan_of(name, Precision::fp32, DeviceTraits{}).parameter_elements();
+}
+
 Cost cost_of_update(const Plan& plan, const std::string& name) {
   for (const StepOperation& operation : update_operations(plan)) {
     if (operation.operation == name) return {operation.flops, operation.bytes};
@@ -188,7 +193,8 @@ class SumPartsCase final : public Case {
 
 template <typename UpdateOperation>
 void add_update(const std::string& operation, const std::string& name, Precision precision) {
-  const Title title{operation + "/model:" + name, precision};
+  const Title title{operation + "/model:" + name + "/n:" + std::to_string(numbers_of(name)),
+                    precision};
   add(title, [=](Device& device) {
     return std::make_unique<UpdateOperation>(device, plan_of(name, precision, device.traits()));
   });

@@ -3,6 +3,7 @@
 // The peer on a GPU is cuDNN's softmax of the scores, which an attention in three operations would
 // need between its two products.
 #include <algorithm>
+#include <set>
 
 #include "cuda_peers.h"
 #include "graph_case.h"
@@ -173,18 +174,21 @@ void add_one(const Sizes& s, Precision precision, bool chunk) {
 /// One query an image: the last block, when the class token alone is read.
 void add_all() {
   for (const Precision precision : precisions()) {
+    std::set<std::string> added;  // a model may have a shape of the row of lengths
     for (const Images& images : bench::images(precision)) {
       const shapes::Model& m = images.model;
       for (const std::int64_t queries : {m.tokens(), std::int64_t{1}}) {
-        add_one({images.batch, m.tokens(), queries, m.heads, m.head_size()}, precision,
-                images.chunk);
+        const Sizes s{images.batch, m.tokens(), queries, m.heads, m.head_size()};
+        add_one(s, precision, images.chunk);
+        added.insert(s.text());
       }
     }
     for (const std::int64_t tokens : shapes::kTokens) {
       if (quick() && tokens > 17) continue;
       const std::int64_t batch = on_gpu() && !quick() ? 64 : 1;
       const std::int64_t heads = on_gpu() && !quick() ? 12 : 3;
-      add_one({batch, tokens, tokens, heads, 64}, precision, false);
+      const Sizes s{batch, tokens, tokens, heads, 64};
+      if (added.count(s.text()) == 0) add_one(s, precision, false);
     }
     add_one({on_gpu() && !quick() ? 64 : 1, quick() ? 17 : 197, quick() ? 17 : 197, 3, 64, 0.1f},
             precision, false);

@@ -13,12 +13,14 @@ namespace {
 
 namespace oracle = reference::cross_entropy;
 
+constexpr float kSmoothing = 0.1f;
+
 struct Sizes {
   std::int64_t batch, classes;
   bool head_softmax;
 
   std::string text() const {
-    return "/B:" + std::to_string(batch) + "/K:" + std::to_string(classes) +
+    return "/B:" + std::to_string(batch) + "/K:" + std::to_string(classes) + "/smoothing" +
            (head_softmax ? "/head_softmax" : "");
   }
 };
@@ -33,9 +35,10 @@ GraphWork work(const Sizes& s, Precision precision) {
   Graph graph = new_graph(precision);
   const ValueId logits = random_input(graph, "logits", {s.batch, s.classes});
   const ValueId labels = graph.input("labels", {s.batch}, DType::i32, ValueKind::row_input);
-  const LossValues values = cross_entropy(
-      graph, "loss", logits, labels, {.label_smoothing = 0.1f, .head_softmax = s.head_softmax});
-  const oracle::Problem drawn({s.batch, s.classes, 0.1f, s.head_softmax, false}, kSeed);
+  const LossValues values =
+      cross_entropy(graph, "loss", logits, labels,
+                    {.label_smoothing = kSmoothing, .head_softmax = s.head_softmax});
+  const oracle::Problem drawn({s.batch, s.classes, kSmoothing, s.head_softmax, false}, kSeed);
   const auto error = [=](const GraphCase& c) {
     oracle::Problem problem = drawn;
     problem.logits = c.drawn(logits);

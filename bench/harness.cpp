@@ -228,6 +228,7 @@ bool any_failed() {
 void set_counters(benchmark::State& state, const Cost& cost, int side_by_side, const Roof& roof,
                   double seconds) {
   using benchmark::Counter;
+  state.counters["side_by_side"] = side_by_side;
   state.counters["bytes_per_second"] =
       Counter(cost.bytes * side_by_side, Counter::kIsIterationInvariantRate, Counter::kIs1024);
   if (cost.flops > 0) {

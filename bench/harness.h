@@ -14,8 +14,9 @@
 //
 // Counters: bytes_per_second and FLOP/s by what the graph counts of the operation, every operand
 // passing once; floor_us, the least time for that by the rates measured in the same process; roof,
-// the percentage of it that is reached. A peer has the counters of the operation it stands beside;
-// a plain copy those of its bytes.
+// the percentage of it that is reached; side_by_side, the calls that run at a time, one a worker,
+// all of which the rates count. A peer has the counters of the operation it stands beside; a plain
+// copy those of its bytes.
 #pragma once
 
 #include <benchmark/benchmark.h>

@@ -106,6 +106,7 @@ TEST(BenchHarness, CountsTheTimeOfTheCallAlone) {
   EXPECT_LT(seconds, 30e-3);
   EXPECT_NEAR(run.counters.at("FLOP/s").value, 6e6 / seconds, 1);
   EXPECT_NEAR(run.counters.at("bytes_per_second").value, 3e6 / seconds, 1);
+  EXPECT_EQ(run.counters.at("side_by_side").value, 1);
 }
 
 // Writing over 256 MiB takes longer than ten milliseconds.
@@ -131,6 +132,7 @@ TEST(BenchHarness, RunsAChunkOnEachWorker) {
   const double seconds = run.real_accumulated_time / static_cast<double>(run.iterations);
   EXPECT_GE(seconds, 3e-3);
   EXPECT_NEAR(run.counters.at("FLOP/s").value, 6e6 * device().workers() / seconds, 1);
+  EXPECT_EQ(run.counters.at("side_by_side").value, device().workers());
 }
 
 TEST(BenchHarness, HoldsTheTimeAgainstTheRoof) {

@@ -170,8 +170,9 @@ void add_all() {
       const auto make = [=](const Sizes& s, bool fused) {
         return [=](const DeviceTraits&) { return forward(s, precision, fused); };
       };
-      const auto title = [&](const std::string& operation, const Sizes& s) {
-        return Title{operation + s.text(), precision, images.chunk};
+      const auto title = [&](const std::string& operation, const Sizes& s,
+                             const std::string& more = "") {
+        return Title{operation + s.text() + more, precision, images.chunk};
       };
       const Title with_branch = title("layer_norm_forward", joined);
       add_graph(with_branch, make(joined, true), /*copy=*/true);
@@ -185,7 +186,7 @@ void add_all() {
         });
       }
       add_graph(
-          title("layer_norm_backward", plain),
+          title("layer_norm_backward", plain, "/skip"),
           [=](const DeviceTraits&) { return backward(plain, precision); }, /*copy=*/true);
     }
   }

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "graph_case.h"
@@ -14,6 +15,25 @@ std::vector<void (*)()>& registrations() {
   return functions;
 }
 
+/// Opens no device, which need not be there.
+bool lists_only(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--benchmark_list_tests" || argument == "--benchmark_list_tests=true") {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// What tools/compare_kernels.py measures peers with.
+void add_context() {
+  benchmark::AddCustomContext("seed", std::to_string(kSeed));
+  benchmark::AddCustomContext("device", on_gpu() ? "cuda" : "cpu");
+  benchmark::AddCustomContext("description", device().traits().description);
+  benchmark::AddCustomContext("threads", std::to_string(device().workers()));
+}
+
 }  // namespace
 
 Registration::Registration(void (*add_all)()) {
@@ -24,10 +44,11 @@ Registration::Registration(void (*add_all)()) {
 
 int main(int argc, char** argv) {
   using namespace vitrine::bench;
+  const bool lists = lists_only(argc, argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::AddCustomContext("seed", std::to_string(kSeed));
   try {
+    if (!lists) add_context();
     for (void (*const add_all)() : registrations()) add_all();
     if (benchmark::RunSpecifiedBenchmarks() == 0) return 2;
   } catch (const std::exception& error) {

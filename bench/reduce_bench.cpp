@@ -1,6 +1,8 @@
 // column_sum: the gradient of a bias that no product sums beside its weight's.
 //
 // Peer: a plain copy of the same bytes. The sums of a whole update are in adamw_bench.
+#include <set>
+
 #include "graph_case.h"
 #include "reference/inputs.h"
 #include "reference/reduce.h"
@@ -33,9 +35,11 @@ GraphWork work(std::int64_t rows, std::int64_t cols, Precision precision) {
 
 void add_all() {
   for (const Precision precision : precisions()) {
+    std::set<std::pair<std::int64_t, std::int64_t>> added;  // models may share a shape
     for (const Images& images : bench::images(precision)) {
       for (const std::int64_t cols : {images.model.hidden, images.model.intermediate}) {
         const std::int64_t rows = images.rows();
+        if (!added.insert({rows, cols}).second) continue;
         add_graph(
             {"column_sum/rows:" + std::to_string(rows) + "/cols:" + std::to_string(cols), precision,
              images.chunk},

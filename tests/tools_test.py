@@ -20,6 +20,7 @@ sys.dont_write_bytecode = True
 
 import bench_table  # noqa: E402
 import benchmark_json  # noqa: E402
+import compare_kernels  # noqa: E402
 import compare_pytorch  # noqa: E402
 import results_table  # noqa: E402
 
@@ -66,8 +67,8 @@ class Names(unittest.TestCase):
                              (ATTENTION, "cuDNN 9"))
 
     def test_a_name_has_keys_and_words(self):
-        self.assertEqual(benchmark_json.parse_name("matmul/dx/m:3/n:4/k:5/bf16/cuda"),
-                         ("matmul", dict(m=3, n=4, k=5), ["dx", "bf16", "cuda"]))
+        self.assertEqual(benchmark_json.parse_name("matmul/dx/m:3/n:4/k:5/bf16"),
+                         ("matmul", dict(m=3, n=4, k=5), ["dx", "bf16"]))
 
 
 class Measurements(Files):
@@ -100,6 +101,32 @@ class Measurements(Files):
                                run(ATTENTION + "/peer:cuDNN", 16))
         peer = benchmark_json.read_measurements(path)[ATTENTION, "cuDNN"]
         self.assertEqual(peer.rates, {"roof": 40, "bytes_per_second": 2e9})
+
+    def test_a_peer_of_chunks_has_the_rates_of_one(self):
+        path = self.benchmarks("a.json", run(ATTENTION, 8, roof=80, bytes_per_second=4e9,
+                                             side_by_side=4.0),
+                               run(ATTENTION + "/peer:torch", 16),
+                               run(ATTENTION + "/peer:copy", 16, side_by_side=4.0))
+        found = benchmark_json.read_measurements(path)
+        self.assertEqual(found[ATTENTION, "torch"].rates,
+                         {"roof": 40, "bytes_per_second": 0.5e9})
+        self.assertEqual(found[ATTENTION, "copy"].rates, {"roof": 40, "bytes_per_second": 2e9})
+
+    def test_device_and_threads_are_those_of_the_context(self):
+        path = self.write("a.json", dict(context=dict(device="cuda", threads="12")))
+        self.assertEqual(benchmark_json.context_of(path), ("cuda", 12))
+        for context, word in (({}, "device"), (dict(device="gpu", threads="1"), "'gpu'"),
+                              (dict(device="cpu"), "threads"),
+                              (dict(device="cpu", threads="0"), "'0'")):
+            path = self.write("a.json", dict(context=context))
+            with self.assertRaisesRegex(benchmark_json.BadInput, word):
+                benchmark_json.context_of(path)
+
+    def test_a_peer_of_a_chunk_has_one_thread(self):
+        one = benchmark_json.Measurement(ATTENTION)
+        self.assertEqual(compare_kernels.threads_of_a_call(one, 6), 6)
+        one.side_by_side = 6
+        self.assertEqual(compare_kernels.threads_of_a_call(one, 6), 1)
 
     def test_a_failed_benchmark_is_kept_as_failed(self):
         path = self.benchmarks("a.json", run(ATTENTION, 0, error_occurred=True,
@@ -140,6 +167,15 @@ class Table(Files):
         line = result.stdout.splitlines()[3]
         for cell in ("torch sdpa flash", "30.0 µs", "-3.3 % +3.3 %", "1.00 TFLOP/s", "20 %",
                      "3.000"):
+            self.assertIn(cell, line)
+
+    def test_peers_of_chunks_in_a_second_file_have_the_rates_of_one(self):
+        ours = self.benchmarks("ours.json", run(ATTENTION, 10, side_by_side=4.0, roof=60,
+                                                **{"FLOP/s": 8e12}))
+        peers = self.write("peers.json", dict(benchmarks=[
+            dict(name=ATTENTION, peer="torch", real_time=20e3, time_unit="ns")]))
+        line = self.tool("bench_table.py", ours, peers).stdout.splitlines()[3]
+        for cell in ("20.0 µs", "1.00 TFLOP/s", "30 %", "2.000"):
             self.assertIn(cell, line)
 
     def test_one_file(self):

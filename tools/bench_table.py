@@ -20,7 +20,7 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmark_json import BadInput, fail, read_measurements
+from benchmark_json import BadInput, fail, read_measurements, take_rates
 
 # Okabe and Ito's colours, told apart by colour-blind readers; black is for lines and text.
 OURS = "#0072B2"
@@ -127,8 +127,7 @@ def give_rates(first, second):
     for one in second.values():
         base = partner(one, first)
         if one.peer and base and not one.error and one.time:
-            for key, value in base.rates.items():
-                one.rates.setdefault(key, value * base.time / one.time)
+            take_rates(one, base)
 
 
 # ---------------------------------------------------------------------------------------------

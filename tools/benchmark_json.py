@@ -1,7 +1,7 @@
 """Benchmark results as the tools here read them: Google Benchmark's JSON, compare_kernels.py's
 and compare_pytorch.py's, old and new. Standard library only.
 
-A name is OPERATION/KEY:VALUE/…/WORD…, for example attention_forward/B:64/T:197/H:12/d:64/bf16/cuda.
+A name is OPERATION/KEY:VALUE/…/WORD…, for example attention_forward/B:64/T:197/Tq:197/H:12/d:64/bf16.
 What another library takes for the same work has the same name and a peer: the field `peer`, or
 /peer:NAME at the end.
 """
@@ -38,6 +38,7 @@ class Measurement:
     low: float | None = None
     high: float | None = None
     rates: dict = field(default_factory=dict)  # bytes_per_second, FLOP/s, roof, as far as known
+    side_by_side: int = 1  # calls at a time, one a thread; the rates are of all of them
     error: str | None = None
 
     @property
@@ -92,6 +93,17 @@ def read_measurements(path):
     return {one.key: one for one in found}
 
 
+def context_of(path):
+    """(device, threads) of a file of Vitrine's benchmarks."""
+    context = load(path).get("context", {})
+    device, threads = context.get("device"), str(context.get("threads"))
+    if device not in ("cpu", "cuda"):
+        raise BadInput(f"{path}: context: device: found {device!r}, expected 'cpu' or 'cuda'")
+    if not threads.isdigit() or int(threads) < 1:
+        raise BadInput(f"{path}: context: threads: found {threads!r}, expected a positive number")
+    return device, int(threads)
+
+
 def number(path, entry, key):
     value = entry.get(key)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -121,7 +133,7 @@ def summary(path, key, entries):
     repetitions = [e for e in entries if e.get("run_type") != "aggregate"]
     if repetitions:
         times = [seconds(path, e) for e in repetitions]
-        one = Measurement(*key, statistics.median(times))
+        one = Measurement(*key, statistics.median(times), side_by_side=calls_at_a_time(entries))
         if len(times) > 1:
             one.low, one.high = min(times), max(times)
         elif "spread" in repetitions[0]:  # compare_kernels.py: of the samples, as real_time
@@ -133,7 +145,8 @@ def summary(path, key, entries):
     middle = statistic.get("median") or statistic.get("mean")
     if middle is None:
         raise BadInput(f"{path}: {key[0]}: found no repetition and no median")
-    one = Measurement(*key, seconds(path, middle), rates=median_rates([middle]))
+    one = Measurement(*key, seconds(path, middle), rates=median_rates([middle]),
+                      side_by_side=calls_at_a_time([middle]))
     if "stddev" in statistic:
         deviation = seconds(path, statistic["stddev"])
         one.low, one.high = one.time - 2 * deviation, one.time + 2 * deviation
@@ -157,14 +170,24 @@ def median_rates(entries):
     return rates
 
 
+def calls_at_a_time(entries):
+    return max(1, round(entries[0].get("side_by_side", 1)))
+
+
+def take_rates(one, base):
+    """A peer does the same work: its rates follow from ours and the two times. One that runs fewer
+    calls at a time has a share of the machine; the roof it is held against is that of its share."""
+    for key, value in base.rates.items():
+        share = 1 if key == "roof" else one.side_by_side / base.side_by_side
+        one.rates.setdefault(key, value * share * base.time / one.time)
+
+
 def inherit_rates(measurements):
-    """A peer does the same work: its rates follow from ours and the two times."""
     ours = {one.name: one for one in measurements if one.peer is None and not one.error}
     for one in measurements:
         base = ours.get(one.name)
         if one.peer and base and one.time > 0:
-            for key, value in base.rates.items():
-                one.rates.setdefault(key, value * base.time / one.time)
+            take_rates(one, base)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@
   tools/bench_table.py ours.json peers.json --picture roof.svg
 
 Reads the shapes from the names, for example
-attention_forward/B:64/T:197/Tq:197/H:12/d:64/bf16/cuda, and measures what PyTorch offers for the
-same work (pytorch_kernels.py, pytorch_products.py): the back ends of scaled_dot_product_attention,
+attention_forward/B:64/T:197/Tq:197/H:12/d:64/bf16, the device and its threads from the file's
+context, and measures there what PyTorch offers for the same work (pytorch_kernels.py,
+pytorch_products.py): the back ends of scaled_dot_product_attention,
 layer_norm, GELU, linear, cross_entropy, fused AdamW, …, eager and compiled. What has no peer is
 listed with the reason.
 
@@ -15,8 +16,9 @@ A peer is verified before it is timed: its error against the formula in float64 
 that of the formula in the benchmark's own type, plus that type's precision and that of fp32 sums.
 On CUDA time is that of events around one call, the L2 cache flushed before; the flush lasts longer
 than the host takes to launch the call. On the CPU calls follow one another, by as many threads as
-the name (threads:N), the file's context ("threads") or --threads says. A time is the median of
-repetitions, each the median of its samples; the spread is the fastest and the slowest repetition.
+ours; where each of ours ran a call of its own ("side_by_side": the chunks of a batch), by one. A
+time is the median of repetitions, each the median of its samples; the spread is the fastest and
+the slowest repetition.
 """
 
 import argparse
@@ -29,7 +31,7 @@ import time
 import warnings
 from pathlib import Path
 
-from benchmark_json import BadInput, fail, load, parse_name, read_measurements
+from benchmark_json import BadInput, context_of, fail, parse_name, read_measurements
 from pytorch_machine import describe, environment
 
 REPETITIONS = 5
@@ -44,9 +46,11 @@ def as_list(outputs):
 
 
 def errors(outputs, exact):
-    """Of each output, relative to its norm."""
-    return [((found.double() - truth).norm() / truth.norm().clamp(min=1e-30)).item()
-            for found, truth in zip(as_list(outputs), as_list(exact), strict=True)]
+    """Of each output, relative to its norm; of one that is zero, to that of the largest."""
+    norms = [truth.norm().item() for truth in as_list(exact)]
+    largest = max(max(norms), 1e-30)
+    return [(found.double() - truth).norm().item() / (norm if norm > 1e-10 * largest else largest)
+            for found, truth, norm in zip(as_list(outputs), as_list(exact), norms, strict=True)]
 
 
 def wrong(outputs, work, dtype):
@@ -117,21 +121,18 @@ def set_type(case_words):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in case_words
 
 
-def peers_of(one, args, skipped):
+def peers_of(one, device, args, skipped):
     """Entries of Google Benchmark's kind, one a peer."""
     import torch
     import pytorch_kernels, pytorch_products  # noqa: F401, E401: they fill the catalogue
     from pytorch_work import TYPES, NoPeer, work_of
     operation, keys, words = parse_name(one.name)
-    device = "cuda" if "cuda" in words else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        skipped.append(dict(name=one.name, reason="PyTorch sees no GPU"))
-        return []
     set_type(words)
-    torch.set_num_threads(keys.get("threads", args.threads))
+    threads = threads_of_a_call(one, args.threads)
+    torch.set_num_threads(threads)
     torch._dynamo.reset()
     try:
-        work = work_of(operation, keys, words, compiling=not args.no_compile)
+        work = work_of(operation, keys, words, device, compiling=not args.no_compile)
     except NoPeer as error:
         skipped.append(dict(name=one.name, reason=str(error)))
         return []
@@ -145,7 +146,8 @@ def peers_of(one, args, skipped):
         except (RuntimeError, torch.OutOfMemoryError) as error:  # no kernel for it, no memory
             skipped.append(dict(name=one.name, peer=peer, reason=str(error).splitlines()[0]))
             continue
-        entry = dict(name=one.name, run_name=one.name, run_type="iteration", peer=peer)
+        entry = dict(name=one.name, run_name=one.name, run_type="iteration", peer=peer,
+                     threads_of_a_call=threads)
         entry.update(result or dict(error_occurred=True, error_message=problem))
         entries.append(entry)
         print(f"  {peer:40} " + (problem or f"{result['real_time'] / 1e3:12.2f} µs" +
@@ -154,10 +156,8 @@ def peers_of(one, args, skipped):
     return entries
 
 
-def threads_of(path, given):
-    context = load(path).get("context", {})
-    said = str(context.get("threads", ""))
-    return given or (int(said) if said.isdigit() else 1)
+def threads_of_a_call(one, threads):
+    return threads if one.side_by_side == 1 else 1
 
 
 def main():
@@ -166,7 +166,7 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="results, like Google Benchmark's")
     parser.add_argument("--filter", default="", metavar="REGEX", help="only these names")
     parser.add_argument("--threads", type=int,
-                        help="where the benchmarks do not say; default: the file's, else 1")
+                        help="of a call on the CPU; default: as many as ours had")
     parser.add_argument("--seconds", type=float, default=0.5, help="a peer; default: %(default)s")
     parser.add_argument("--no-compile", action="store_true", help="eager PyTorch alone: quick")
     args = parser.parse_args()
@@ -175,25 +175,25 @@ def main():
                 if one.peer is None and re.search(args.filter, one.name)]
         if not ours:
             raise BadInput(f"{args.ours}: no benchmark matches")
-        args.threads = threads_of(args.ours, args.threads)
+        device, threads = context_of(args.ours)
+        args.threads = args.threads or threads
     except (BadInput, re.error) as error:
         fail(error)
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:  # read by the C library before Python starts
         os.execve(sys.executable, [sys.executable, *sys.argv],
                   environment(len(os.sched_getaffinity(0))))
     warnings.simplefilter("ignore")  # of back ends that say at length why they cannot
-    device = "cuda" if any("/cuda" in one.name for one in ours) else "cpu"
     compare(ours, device, args)
 
 
 def compare(ours, device, args):
     import torch
     if device == "cuda" and not torch.cuda.is_available():
-        device = "cpu"
+        fail(f"{args.ours}: measured on a GPU, PyTorch sees none")
     context, benchmarks, skipped = describe(device, args.threads), [], []
     for one in ours:
         print(one.name, flush=True)
-        benchmarks += peers_of(one, args, skipped)
+        benchmarks += peers_of(one, device, args, skipped)
         if args.json:
             text = json.dumps(dict(context=context, benchmarks=benchmarks, without_peer=skipped),
                               indent=1)

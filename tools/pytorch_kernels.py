@@ -80,7 +80,8 @@ def layer_norm(case):
         return (x - mean) * torch.rsqrt(var + EPS) * weight + bias
 
     if case.backward:
-        return layer_norm_backward(norm, x, weight, bias, dy, skip if residual else None, case)
+        past = skip if case.has("skip") else None
+        return layer_norm_backward(norm, x, weight, bias, dy, past, case)
     if not residual:
         inputs = (x, weight, bias)
         peers = {"torch layer_norm":
@@ -120,41 +121,66 @@ def layer_norm_backward(norm, x, weight, bias, dy, skip, case):
     return Work(formula, (x, weight, bias, dy, *past), case.compiled(peers, kernel, *inputs))
 
 
+def activation_function(kind, x):
+    if kind == "relu":
+        return x.clamp(min=0)
+    if kind == "gelu_erf":
+        return 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5)))
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+
+def activation_gradient(kind, x, dy):
+    if kind == "relu":
+        return aten.threshold_backward(dy, x, 0)
+    return aten.gelu_backward(dy, x, approximate="tanh" if kind == "gelu_tanh" else "none")
+
+
 @operation("activation")
 def activation(case):
+    """With /derivative the forward pass writes it, for the backward pass to multiply by."""
     rows, cols = case("rows", "cols")
     kind = next((word for word in case.words if word in ("gelu_erf", "gelu_tanh", "relu")), None)
     if kind is None:
         raise NoPeer("the name has no gelu_erf, gelu_tanh or relu")
-    x, dy, bias = case.random(rows, cols), case.random(rows, cols), case.random(cols)
-    approximate = "tanh" if kind == "gelu_tanh" else "none"
-    with_bias = case.has("bias")
+    x, dy = case.random(rows, cols), case.random(rows, cols)
+    with_bias, with_derivative = case.has("bias"), case.has("derivative")
+    if case.backward:
+        return activation_backward(case, kind, x, dy, with_bias, with_derivative)
 
     def formula(x, *bias):
         x = x + bias[0] if bias else x
-        if kind == "relu":
-            return x.clamp(min=0)
-        if kind == "gelu_erf":
-            return 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5)))
-        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+        y = activation_function(kind, x)
+        if not with_derivative:
+            return y
+        return y, *gradients(lambda x: activation_function(kind, x), x, torch.ones_like(x))
 
     def forward(x, *bias):
         x = x + bias[0] if bias else x
-        return F.relu(x) if kind == "relu" else F.gelu(x, approximate=approximate)
+        y = F.relu(x) if kind == "relu" else \
+            F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
+        return (y, activation_gradient(kind, x, torch.ones_like(x))) if with_derivative else y
 
+    inputs = (x, case.random(cols)) if with_bias else (x,)
+    return Work(formula, inputs, case.compiled({"torch eager": lambda: forward(*inputs)}, forward,
+                                               *inputs))
+
+
+def activation_backward(case, kind, x, dy, with_bias, with_derivative):
+    """dx, and its sum over the rows; `x` stands for the derivative where forward has kept it."""
     def backward(x, dy):
-        dx = (aten.threshold_backward(dy, x, 0) if kind == "relu"
-              else aten.gelu_backward(dy, x, approximate=approximate))
+        dx = x * dy if with_derivative else activation_gradient(kind, x, dy)
         return (dx, dx.sum(0)) if with_bias else dx
 
-    def exact_backward(x, dy):
-        dx, = gradients(formula, x, dy)
+    def formula(x, dy):
+        if with_derivative:
+            dx = x * dy
+        else:
+            dx, = gradients(lambda x: activation_function(kind, x), x, dy)
         return (dx, dx.sum(0)) if with_bias else dx
 
-    function, inputs = (backward, (x, dy)) if case.backward else \
-        (forward, (x, bias) if with_bias else (x,))
-    peers = case.compiled({"torch eager": lambda: function(*inputs)}, function, *inputs)
-    return Work(exact_backward if case.backward else formula, inputs, peers)
+    inputs = (x, dy)
+    return Work(formula, inputs, case.compiled({"torch eager": lambda: backward(*inputs)},
+                                               backward, *inputs))
 
 
 @operation("residual")

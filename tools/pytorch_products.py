@@ -85,6 +85,8 @@ def patches_of(images, p):
 
 def unfold(case, batch, channels, size, p):
     """Bytes to normalised patches; the rows of a data set are gathered, nothing is cropped."""
+    if case.has("views"):
+        raise NoPeer("crops, resizes and flips each image by itself")
     if case.backward:
         raise NoPeer("the gradient is a matmul")
     store = torch.randint(256, (2 * batch, channels, size, size), dtype=torch.uint8,
@@ -113,16 +115,22 @@ def cross_entropy(case):
     logits = case.random(batch, classes)
     labels = torch.randint(classes, (batch,), device=case.device)
     smoothing = 0.1 if case.has("smoothing") else 0.0
+    twice = case.has("head_softmax")  # a softmax in the head, before that of the loss
 
     def loss(logits):
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        scores = F.softmax(logits, 1) if twice else logits
+        return F.cross_entropy(scores, labels, label_smoothing=smoothing)
 
     def formula(logits):
         target = torch.full_like(logits, smoothing / classes)
         target.scatter_add_(1, labels[:, None],
                             torch.full_like(logits[:, :1], 1 - smoothing))
-        value = -(target * F.log_softmax(logits, 1)).sum(1).mean()
-        return value, (F.softmax(logits, 1) - target) / batch
+        scores = F.softmax(logits, 1) if twice else logits
+        value = -(target * F.log_softmax(scores, 1)).sum(1).mean()
+        gradient = (F.softmax(scores, 1) - target) / batch
+        if twice:
+            gradient = scores * (gradient - (scores * gradient).sum(1, keepdim=True))
+        return value, gradient
 
     def eager():
         leaf = logits.detach().requires_grad_()
@@ -155,7 +163,8 @@ def vit_base_sizes(n):
 
 @operation("adamw")
 def adamw(case):
-    n = case("n")
+    """In bf16 the weights that a step reads are a copy in that type, which the update writes."""
+    n, copies = case("n"), case.dtype != torch.float32
     p, g, m = (case.random(n, dtype=torch.float32) for _ in range(3))
     v = case.random(n, dtype=torch.float32).square()
 
@@ -164,15 +173,20 @@ def adamw(case):
         m = ADAM["beta1"] * m + (1 - ADAM["beta1"]) * g
         v = ADAM["beta2"] * v + (1 - ADAM["beta2"]) * g * g
         root = (v / (1 - ADAM["beta2"])).sqrt() + ADAM["eps"]
-        return p - ADAM["lr"] * (m / (1 - ADAM["beta1"])) / root, m, v
+        p = p - ADAM["lr"] * (m / (1 - ADAM["beta1"])) / root
+        return (p, m, v, p) if copies else (p, m, v)
 
     def fused(sizes):  # as torch.optim.AdamW(fused=True) calls it; changes its own copies
         lists = [list(t.clone().split(sizes)) for t in (p, g, m, v)]
         steps = [torch.zeros((), device=case.device) for _ in sizes]
+        working = [t.to(case.dtype) for t in lists[0]] if copies else None
 
         def update():
             torch._foreach_add_(steps, 1)
             torch._fused_adamw_(*lists, [], steps, amsgrad=False, maximize=False, **ADAM)
+            if copies:
+                torch._foreach_copy_(working, lists[0])
+                return lists[0], lists[2], lists[3], working
             return lists[0], lists[2], lists[3]
         return update
 

@@ -30,9 +30,9 @@ class Work:
 class Case:
     """A benchmark's name, and random tensors in its type on its device."""
 
-    def __init__(self, operation, keys, words, compiling):
-        self.operation, self.keys, self.words, self.compiling = operation, keys, words, compiling
-        self.device = "cuda" if "cuda" in words else "cpu"
+    def __init__(self, operation, keys, words, device, compiling):
+        self.operation, self.keys, self.words = operation, keys, words
+        self.device, self.compiling = device, compiling
         self.dtype = next((TYPES[word] for word in words if word in TYPES), torch.float32)
         self.tf32 = "tf32" in words
         self.backward = operation.endswith("_backward") or "backward" in words
@@ -68,11 +68,11 @@ def operation(*names):
     return keep
 
 
-def work_of(name, keys, words, compiling=True):
+def work_of(name, keys, words, device, compiling=True):
     for ending in ("", "_forward", "_backward"):
         base = name.removesuffix(ending) if ending else name
         if base in CATALOGUE:
-            return CATALOGUE[base](Case(name, keys, words, compiling))
+            return CATALOGUE[base](Case(name, keys, words, device, compiling))
     raise NoPeer("PyTorch has no such operation, or this script does not know it")
 
 
