@@ -261,7 +261,7 @@ for line in sys.stdin:
     print(json.dumps([times[variant] * x for x in (0.9, 1, 1, 1.5)]), flush=True)
 """
 VITRINE = """#!/bin/sh
-name=train_step/mnist-tutorial/B:64/real_time
+name=train_step/mnist-tutorial/B:${VITRINE_BENCH_BATCH:-64}/real_time
 if [ "$1" = --benchmark_list_tests ]; then
   printf '%s\\n' $name $name/peer:x train_step/mnist-tutorial/cuda/bf16/B:8 train_step/other/B:7
 else
@@ -285,9 +285,9 @@ class PyTorchComparison(Files):
             device="cpu", threads=3, vitrine=str(self.vitrine), tune=None, rounds=2, seconds=1,
             start_limit=60, deadline=float("inf"), variants=None, batch_size=None, models=None)
 
-    def compare(self):
+    def compare(self, batch=64):
         with contextlib.redirect_stdout(io.StringIO()):
-            return compare_pytorch.compare("mnist-tutorial", 64, self.args)
+            return compare_pytorch.compare("mnist-tutorial", batch, self.args)
 
     def test_models_and_batches_are_those_of_the_binary(self):
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 64)])
@@ -295,6 +295,12 @@ class PyTorchComparison(Files):
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 8)])
         self.args.models, self.args.batch_size = ["d2l-224"], 5
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("d2l-224", 5)])
+
+    def test_another_batch_is_measured_on_both_sides(self):
+        self.args.batch_size = 5
+        self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 5)])
+        self.assertEqual(self.compare(5)["ratio"], 2)
+        self.assertIn("/B:5(", Path(str(self.vitrine) + ".log").read_text())
 
     def test_each_kind_is_held_against_its_fastest_variant(self):
         record = self.compare()

@@ -98,6 +98,8 @@ def vitrine(args, *flags):
     settings = dict(VITRINE_DEVICE=args.device, VITRINE_THREADS=str(args.threads))
     if args.tune:
         settings["VITRINE_TUNE"] = args.tune
+    if args.batch_size:
+        settings["VITRINE_BENCH_BATCH"] = str(args.batch_size)
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
