@@ -266,7 +266,7 @@ if [ "$1" = --benchmark_list_tests ]; then
   printf '%s\\n' $name $name/peer:x train_step/mnist-tutorial/cuda/bf16/B:8 train_step/other/B:7
 else
   echo "$@ $VITRINE_THREADS" >> "$0.log"
-  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6, "time_unit": "ns"}]}' $name
+  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6, "time_unit": "ns", "iterations": 7}]}' $name
 fi
 """
 
@@ -308,12 +308,15 @@ class PyTorchComparison(Files):
         self.assertEqual(best, dict(eager=("eager-bmm", 4), compiled=("joint-bmm-gelu", 2),
                                     pruned=("joint-bmm-gelu-pruned", 1.5)))
         self.assertEqual((record["best"], record["ratio"]), ("joint-bmm-gelu", 2))
-        self.assertEqual(record["pytorch"]["minimum_ms"], 3.6)
-        self.assertEqual(record["vitrine"]["rounds_ms"], [2, 2])
+        self.assertEqual(record["variants"]["joint-bmm-gelu"]["minimum_ms"], 3.6)
+        for side, median, steps in (("pytorch", 4, 8), ("vitrine", 2, 14)):
+            self.assertEqual(record[side], dict(
+                median_ms=median, minimum_ms=median, spread_ms=[median] * 2, steps=steps, rounds=2,
+                rounds_ms=[median] * 2, images_per_second=64e3 / median))
         self.assertIn("error", record["variants"]["compile-bmm"])
         calls = Path(str(self.vitrine) + ".log").read_text().splitlines()
         self.assertEqual(len(calls), 6)
-        self.assertTrue(calls[0].endswith("--benchmark_format=json 3"))
+        self.assertTrue(calls[0].endswith("--benchmark_min_time=1 --benchmark_format=json 3"))
 
     def test_without_vitrine_pytorch_alone_is_measured(self):
         self.args.vitrine = str(self.path / "none")

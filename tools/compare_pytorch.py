@@ -16,10 +16,11 @@ graph, timm's models where timm is installed. On the CPU all is fp32, as Vitrine
 Every variant is first held against the model of reference_model.py, then timed. The fastest eager
 one, the fastest compiled one, and the fastest of all with the last block's unread tokens left out
 by hand ("pruned": Vitrine's passes do that by themselves) are then timed in turn with Vitrine,
-bound to the same cores. Times are medians and minima of steps (on CUDA: of ten steps, with the GPU
-waited for after the tenth; Vitrine: of rounds). The spread of a variant is the middle half of its
-steps; in turn it is the fastest and the slowest round's median. A ratio is PyTorch's median over
-Vitrine's.
+bound to the same cores, one a core. Alone, a variant's time is the median of its steps and the
+spread their middle half. In turn, both sides work --seconds a round; a round's time is PyTorch's
+median step (on CUDA: of ten steps, with the GPU waited for after the tenth) and Vitrine's mean
+step, slow steps and all; what is kept of either side is the median, the fastest and the slowest of
+its rounds. A ratio is PyTorch's median over Vitrine's.
 
 Needs torch (1.13 or newer; for CUDA 2.4) and numpy; torch.compile also needs torch 2 and a C++
 compiler. Without the Vitrine binary only PyTorch is measured.
@@ -119,16 +120,17 @@ def vitrine_benchmarks(args):
 
 
 def run_vitrine(name, batch, args):
-    """Milliseconds of a step: the median of Google Benchmark's repetitions."""
+    """(milliseconds of a step, steps) of a round."""
     wanted = f"{BENCHMARK[args.device].format(name)}/B:{batch}"
     text = vitrine(args, f"--benchmark_filter=^{wanted}(/real_time|/manual_time)?$",
-                   "--benchmark_format=json")
+                   f"--benchmark_min_time={args.seconds}", "--benchmark_format=json")
     entries = json.loads(text)["benchmarks"] if text.strip() else []
     entries = [e for e in entries if e.get("run_type") != "aggregate"]
     errors = [entry["error_message"] for entry in entries if entry.get("error_occurred")]
     if errors or not entries:
         raise RuntimeError(f"{wanted}: {errors[0] if errors else 'no such benchmark'}")
-    return statistics.median(e["real_time"] * SECONDS[e["time_unit"]] * 1e3 for e in entries)
+    return (statistics.mean(e["real_time"] * SECONDS[e["time_unit"]] * 1e3 for e in entries),
+            sum(e["iterations"] for e in entries))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -140,15 +142,20 @@ def available(name, variant):
                                       importlib.util.find_spec("timm") is not None)
 
 
-def summary(times, batch, spread):
+def summary(times, batch, steps, spread):
     median = statistics.median(times)
-    return dict(median_ms=median, minimum_ms=min(times), spread_ms=spread, steps=len(times),
+    return dict(median_ms=median, minimum_ms=min(times), spread_ms=spread, steps=steps,
                 images_per_second=batch * 1e3 / median)
 
 
 def middle_half(times):
     first, _, third = statistics.quantiles(times, n=4)
     return [first, third]
+
+
+def of_rounds(times, batch, steps):
+    return dict(summary(times, batch, steps, [min(times), max(times)]), rounds=len(times),
+                rounds_ms=times)
 
 
 def row(title, result, rest=""):
@@ -167,7 +174,7 @@ def measure_variant(name, batch, variant, args):
     except RuntimeError as error:
         print(f"  pytorch {variant:24} {error}", flush=True)
         return dict(error=str(error)), None
-    result = summary(times, batch, middle_half(times))
+    result = summary(times, batch, len(times), middle_half(times))
     print(row(f"pytorch {variant}", result), flush=True)
     return result, worker
 
@@ -200,16 +207,17 @@ def compare_group(group, variants, record, args):
 
 def in_turn(name, batch, pytorch, group, args):
     """Rounds of both sides, and their ratio."""
-    ours, theirs, steps = [], [], []
+    ours, theirs, our_steps, their_steps = [], [], 0, 0
     for _ in range(args.rounds):
         times = pytorch.measure(args.seconds)
-        steps += times
         theirs.append(statistics.median(times))
-        ours.append(run_vitrine(name, batch, args))
+        their_steps += len(times)
+        milliseconds, steps = run_vitrine(name, batch, args)
+        ours.append(milliseconds)
+        our_steps += steps
     ratios = [their / our for their, our in zip(theirs, ours)]
-    sides = dict(pytorch=summary(steps, batch, [min(theirs), max(theirs)]),
-                 vitrine=summary(ours, batch, [min(ours), max(ours)]))
-    sides["pytorch"]["rounds_ms"], sides["vitrine"]["rounds_ms"] = theirs, ours
+    sides = dict(pytorch=of_rounds(theirs, batch, their_steps),
+                 vitrine=of_rounds(ours, batch, our_steps))
     ratio = sides["pytorch"]["median_ms"] / sides["vitrine"]["median_ms"]
     for side, result in sides.items():
         print(row(f"in turn: {side}", result, f"{result['images_per_second']:10.0f} images/s"))
@@ -287,7 +295,7 @@ def parse_arguments():
     parser.add_argument("--variants", nargs="+", type=variant_name, metavar="VARIANT",
                         help="see pytorch_steps.py; default: those worth trying on the device")
     parser.add_argument("--rounds", type=int, default=5, help="of PyTorch and Vitrine in turn")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of PyTorch steps a round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each side's steps a round")
     parser.add_argument("--start-limit", type=float, default=400,
                         help="seconds for a variant to compile and warm up; default: %(default)s")
     parser.add_argument("--time-limit", type=float, default=float("inf"),
