@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
@@ -285,9 +286,9 @@ class PyTorchComparison(Files):
             device="cpu", threads=3, vitrine=str(self.vitrine), tune=None, rounds=2, seconds=1,
             start_limit=60, deadline=float("inf"), variants=None, batch_size=None, models=None)
 
-    def compare(self, batch=64):
+    def compare(self, batch=64, **more):
         with contextlib.redirect_stdout(io.StringIO()):
-            return compare_pytorch.compare("mnist-tutorial", batch, self.args)
+            return compare_pytorch.compare("mnist-tutorial", batch, self.args, **more)
 
     def test_models_and_batches_are_those_of_the_binary(self):
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 64)])
@@ -317,6 +318,37 @@ class PyTorchComparison(Files):
         calls = Path(str(self.vitrine) + ".log").read_text().splitlines()
         self.assertEqual(len(calls), 6)
         self.assertTrue(calls[0].endswith("--benchmark_min_time=1 --benchmark_format=json 3"))
+
+    def test_what_was_measured_is_kept_when_time_runs_out(self):
+        kept = []
+
+        def keep(record):
+            kept.append(json.loads(json.dumps(record)))
+            if len(kept) == 1:
+                self.args.deadline = time.monotonic() - 1
+
+        self.compare(keep=keep)
+        self.assertEqual((kept[0]["best"], kept[0]["ratio"]), ("eager-bmm", 4))
+        self.assertNotIn("error", kept[0])
+        self.assertIn("compiled not measured", kept[-1]["error"])
+        self.assertEqual((kept[-1]["ratio"], list(kept[-1]["groups"])), (4, ["eager"]))
+
+    def test_a_group_without_a_ratio_is_not_the_fastest(self):
+        real = compare_pytorch.PyTorch
+        self.addCleanup(lambda: setattr(compare_pytorch, "PyTorch", real))
+        started = []
+
+        def once(name, batch, variant, *rest):
+            started.append(variant)
+            if started.count("compile-sdpa") > 1:
+                raise RuntimeError("time limit")
+            return real(name, batch, variant, *rest)
+
+        compare_pytorch.PyTorch = once
+        self.args.variants = ["eager-bmm", "compile-sdpa", "compile-bmm"]
+        record = self.compare()
+        self.assertEqual((record["best"], record["ratio"], record["error"]),
+                         ("eager-bmm", 4, "time limit"))
 
     def test_without_vitrine_pytorch_alone_is_measured(self):
         self.args.vitrine = str(self.path / "none")

@@ -56,6 +56,7 @@ DEFAULT_VARIANTS = {  # compiling takes time: those that may be the fastest of a
     "cuda": ("eager-sdpa", "eager-cudnn", "eager-timm", "autotune-sdpa", "autotune-cudnn",
              "autotune-sdpa-conv", "graph-sdpa")}
 BENCHMARK = {"cpu": "train_step/{}", "cuda": "train_step/{}/cuda/bf16"}
+RESTART_SECONDS = 30  # of what has been compiled once
 WORKER = Path(__file__).with_name("pytorch_steps.py")
 
 # ---------------------------------------------------------------------------------------------
@@ -67,15 +68,18 @@ class PyTorch:
     `measure` returns the milliseconds of the steps done in `seconds`.
     """
 
-    def __init__(self, name, batch, variant, args):
+    def __init__(self, name, batch, variant, args, deadline):
+        limit = min(args.start_limit, deadline - time.monotonic())
+        if limit <= 0:
+            raise RuntimeError("not begun: time limit")
         command = [sys.executable, WORKER, name, str(batch), variant, str(args.threads),
                    args.device]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True, env=environment(args.threads))
-        self.answer(min(args.start_limit, args.deadline - time.monotonic()))
+        self.answer(limit)
 
     def answer(self, seconds):
-        readable, _, _ = select.select([self.process.stdout], [], [], max(0, seconds))
+        readable, _, _ = select.select([self.process.stdout], [], [], seconds)
         line = self.process.stdout.readline() if readable else ""
         if not line:
             self.process.kill()
@@ -169,7 +173,8 @@ def measure_variant(name, batch, variant, args):
         print(f"  pytorch {variant:24} not available here")
         return None, None
     try:
-        worker = PyTorch(name, batch, variant, args)
+        in_turn_seconds = RESTART_SECONDS + 2 * args.rounds * args.seconds
+        worker = PyTorch(name, batch, variant, args, args.deadline - in_turn_seconds)
         times = worker.measure(args.seconds)
     except RuntimeError as error:
         print(f"  pytorch {variant:24} {error}", flush=True)
@@ -193,16 +198,15 @@ def compare_group(group, variants, record, args):
             best, at_hand = variant, worker
     if best is None:
         return
-    record["groups"][group] = dict(best=best)
     if at_hand is not worker:  # one process at a time: memory
         if worker:
             worker.close()
-        worker = PyTorch(name, batch, best, args)
+        worker = PyTorch(name, batch, best, args, args.deadline)
     try:
-        if have_vitrine(args):
-            record["groups"][group].update(in_turn(name, batch, worker, group, args))
+        sides = in_turn(name, batch, worker, group, args) if have_vitrine(args) else {}
     finally:
         worker.close()
+    record["groups"][group] = dict(sides, best=best)
 
 
 def in_turn(name, batch, pytorch, group, args):
@@ -226,32 +230,36 @@ def in_turn(name, batch, pytorch, group, args):
     return dict(sides, ratio=ratio, ratio_spread=[min(ratios), max(ratios)])
 
 
-def compare(name, batch, args):
+def compare(name, batch, args, keep=lambda record: None):
+    """A record, handed to `keep` after each group: what is measured stays whatever comes."""
     record = dict(model=name, batch=batch, threads=args.threads, variants={}, groups={})
-    if time.monotonic() > args.deadline:
-        print(f"{name}: not measured, the time limit is reached")
-        return dict(record, error="not measured: time limit")
     print(f"{name}, batch {batch}", flush=True)
-    variants = args.variants or DEFAULT_VARIANTS[args.device]
     try:
-        for group in ("eager", "compiled"):
-            compare_group(group, [v for v in variants if group_of(v) == group], record, args)
-        pruned = [v for v in variants if group_of(v) == "pruned"]
-        fastest = fastest_group(record)
-        if fastest and not args.variants:
-            pruned = [record["groups"][fastest]["best"].replace("timm", "sdpa") + "-pruned"]
-        compare_group("pruned", pruned, record, args)
+        for group in ("eager", "compiled", "pruned"):
+            if time.monotonic() > args.deadline:
+                raise RuntimeError(f"{group} not measured: time limit")
+            compare_group(group, variants_of(group, record, args), record, args)
+            record.update(record["groups"].get(fastest_group(record), {}))
+            keep(record)
     except RuntimeError as error:
         print(f"  {error}", flush=True)
         record["error"] = str(error)
     if args.device == "cuda":
         record["gpu"] = gpu_state()
-    if fastest_group(record):
-        record.update(record["groups"][fastest_group(record)])
-    elif not record.get("error"):
-        record["error"] = "no variant of PyTorch runs here"
+    if not record["groups"] and "error" not in record:
+        record["error"] = "no variant of PyTorch was measured"
         print(f"  {record['error']}")
+    keep(record)
     return record
+
+
+def variants_of(group, record, args):
+    if group == "pruned" and not args.variants:
+        fastest = fastest_group(record)
+        return [record["groups"][fastest]["best"].replace("timm", "sdpa") + "-pruned"] \
+            if fastest else []
+    return [variant for variant in args.variants or DEFAULT_VARIANTS[args.device]
+            if group_of(variant) == group]
 
 
 def group_of(variant):
@@ -260,7 +268,7 @@ def group_of(variant):
 
 def fastest_group(record):
     """Of eager and compiled, or pruned where that alone was asked for."""
-    def median(group):
+    def median(group):  # without Vitrine nothing was measured in turn
         entry = record["groups"][group]
         return entry.get("pytorch", record["variants"][entry["best"]])["median_ms"]
     plain = [group for group in record["groups"] if group != "pruned"]
@@ -299,7 +307,7 @@ def parse_arguments():
     parser.add_argument("--start-limit", type=float, default=400,
                         help="seconds for a variant to compile and warm up; default: %(default)s")
     parser.add_argument("--time-limit", type=float, default=float("inf"),
-                        help="seconds after which no other model is begun")
+                        help="seconds after which nothing else is begun")
     parser.add_argument("--vitrine", default="build/train_step_bench",
                         help="default: %(default)s")
     parser.add_argument("--tune", help="Vitrine's file of matmul algorithms")
@@ -333,11 +341,14 @@ def main():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
     about, results = describe(args.device, args.threads), []
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    for name, batch in models_and_batches(args):
-        results.append(compare(name, batch, args))
-        if args.json:  # after each model: what is measured is kept whatever comes
-            text = json.dumps(dict(about=about, results=results), indent=1)
+
+    def keep(record):
+        if args.json:
+            text = json.dumps(dict(about=about, results=[*results, record]), indent=1)
             Path(args.json).write_text(text + "\n")
+
+    for name, batch in models_and_batches(args):
+        results.append(compare(name, batch, args, keep))
     if any("error" in record for record in results):
         sys.exit("not everything was measured, see above")
 

@@ -13,7 +13,8 @@
 #   bench      train_step_bench: images/s and FLOP/s of the presets
 #   kernels    every other *_bench: each operation against the roof and its peers; the programs' own
 #              JSON goes to OUT/kernels
-#   pytorch    tools/compare_pytorch.py on the same GPU
+#   pytorch    tools/compare_pytorch.py on the same GPU, few variants; its own file is
+#              OUT/compare_pytorch.json
 #   pack       (only when named) makes the build small and complete enough to travel
 #
 # Every part writes OUT/PART.txt, its whole log, and OUT/PART.json: status "passed", "incomplete"
@@ -41,7 +42,7 @@
 set -euo pipefail
 
 usage() {
-  sed -n '3,18p' "$0" | sed 's/^# \{0,1\}//' >&2
+  sed -n '3,19p' "$0" | sed 's/^# \{0,1\}//' >&2
   exit 2
 }
 
