@@ -14,6 +14,7 @@ import time
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
@@ -22,6 +23,7 @@ sys.dont_write_bytecode = True
 import bench_table  # noqa: E402
 import benchmark_json  # noqa: E402
 import compare_pytorch  # noqa: E402
+import pytorch_machine  # noqa: E402
 import results_table  # noqa: E402
 
 ATTENTION = "attention_forward/B:2/T:5/H:1/d:4/f32"
@@ -250,6 +252,24 @@ class Readme(Files):
     def test_readme_has_the_tables_of_the_results(self):
         result = self.tool("results_table.py", "--check")
         self.assertEqual(result.returncode, 0, result.stderr)
+
+
+class Cores(Files):
+    def test_threads_are_bound_one_a_core(self):
+        for cpu, siblings in enumerate(("0-1", "0-1", "2,5", "3", "4", "2,5")):
+            self.write(f"cpu{cpu}/topology/thread_siblings_list", siblings + "\n")
+        self.assertEqual(pytorch_machine.one_cpu_a_core({5, 1, 0, 2, 3}, self.path), [0, 2, 3])
+        self.assertEqual(pytorch_machine.one_cpu_a_core({5, 1}, self.path), [1, 5])
+        self.assertEqual(pytorch_machine.one_cpu_a_core({8, 7}, self.path), [7, 8])
+
+    def test_second_cpus_of_cores_come_last(self):
+        calls = []
+        with mock.patch.multiple(pytorch_machine.os, sched_getaffinity=lambda _: {0, 1, 2, 3},
+                                 sched_setaffinity=lambda _, cpus: calls.append(list(cpus))), \
+                mock.patch.object(pytorch_machine, "one_cpu_a_core", lambda _: [0, 2]):
+            for threads in (1, 2, 3):
+                pytorch_machine.bind(threads)
+        self.assertEqual(calls, [[0], [0, 2], [0, 2, 1]])
 
 
 WORKER = """import json, sys

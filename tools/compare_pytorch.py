@@ -5,13 +5,15 @@
   tools/compare_pytorch.py --device cuda --json result.json
 
 A step is: clear gradients, forward, loss, backward, optimizer step, on float images that are
-already in memory (Vitrine's also gathers, crops and normalises them from bytes). PyTorch
-(pytorch_steps.py) is written as fast as we know how: fused Adam or AdamW, gradients set to None,
-patches by one matmul or by a channels-last convolution, q, k and v by one matmul (per-head maps
-laid out block-diagonally), attention by PyTorch's choice of kernel, by cuDNN's or by batched
-matmuls; GELU in the form that compiles best; memory kept by the allocator between steps; eager, compiled, max-autotuned, forward and
-backward compiled as one; on CUDA bf16 autocast, TF32 where fp32 is left, the whole step as one CUDA
-graph, timm's models where timm is installed. On the CPU all is fp32, as Vitrine is there.
+already in memory. Vitrine's does more: it gathers, crops and normalises the images from bytes,
+takes the norm of all gradients and clips them where the preset says so. PyTorch (pytorch_steps.py)
+is written as fast as we know how: fused Adam or AdamW, gradients set to None, patches by one matmul
+or by a channels-last convolution, q, k and v by one matmul (per-head maps laid out
+block-diagonally), attention by PyTorch's choice of kernel, by cuDNN's or by batched matmuls; GELU
+in the form that compiles best; memory kept by the allocator between steps; eager, compiled,
+max-autotuned, forward and backward compiled as one; on CUDA bf16 autocast, TF32 where fp32 is left,
+the whole step as one CUDA graph, timm's models where timm is installed. On the CPU all is fp32, as
+Vitrine is there.
 
 Every variant is first held against the model of reference_model.py, then timed. The fastest eager
 one, the fastest compiled one, and the fastest of all with the last block's unread tokens left out
@@ -39,7 +41,7 @@ import time
 from pathlib import Path
 
 from benchmark_json import SECONDS, parse_name, split_name
-from pytorch_machine import describe, environment, gpu_state
+from pytorch_machine import bind, describe, environment, gpu_state, one_cpu_a_core
 
 BATCHES = {  # by device; the first of a model's benchmarks in the Vitrine binary goes before
     "cpu": {"mnist-tutorial": 128, "mnist-small": 128, "cifar10-small": 256, "notes-encoder": 256,
@@ -293,7 +295,7 @@ def variant_name(text):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cores = len(os.sched_getaffinity(0))
+    cores = len(one_cpu_a_core(os.sched_getaffinity(0)))
     models = sorted({name for batches in BATCHES.values() for name in batches})
     parser.add_argument("--device", choices=BATCHES, default="cpu")
     parser.add_argument("--threads", type=int, default=cores, help=f"default: {cores}, all cores")
@@ -338,7 +340,7 @@ def main():
         import torch
         if not torch.cuda.is_available():
             sys.exit("--device cuda: PyTorch sees no GPU")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
+    bind(args.threads)
     about, results = describe(args.device, args.threads), []
     print(", ".join(f"{key} {value}" for key, value in about.items()))
 
