@@ -7,9 +7,14 @@
 // `vitrine train` does. Before the clock starts the loss must fall. A device that works beside the
 // host is waited for after every tenth step only, as steps of training overlap too.
 //
-// The environment is that of harness.h.
+// The environment is that of harness.h, and
+//
+//   VITRINE_BENCH_BATCH   images of every preset's batch [by preset]
 #include <algorithm>
+#include <charconv>
+#include <cstdlib>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -119,13 +124,27 @@ void train_step(benchmark::State& state, const std::string& preset_name, Precisi
   }
 }
 
+std::int64_t batch_or(std::int64_t otherwise) {
+  const char* text = std::getenv("VITRINE_BENCH_BATCH");
+  if (text == nullptr) return otherwise;
+  const std::string given = text;
+  const char* end = given.data() + given.size();
+  int batch = 0;
+  const auto [stop, error] = std::from_chars(given.data(), end, batch);
+  if (error != std::errc{} || stop != end || batch < 1) {
+    throw std::invalid_argument("VITRINE_BENCH_BATCH: found \"" + given +
+                                "\", expected a number of images");
+  }
+  return batch;
+}
+
 void add_step(const std::string& preset_name, const std::string& variant, Precision precision,
               std::int64_t batch, std::int64_t batches = Steps::kBatches) {
   const std::string name = "train_step/" + preset_name + variant;
   auto* const registered =
       benchmark::RegisterBenchmark(name.c_str(), train_step, preset_name, precision, batches)
           ->ArgName("B")
-          ->Arg(batch)
+          ->Arg(batch_or(batch))
           ->UseRealTime()
           ->Unit(benchmark::kMillisecond);
   if (quick()) registered->Iterations(1);

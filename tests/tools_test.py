@@ -10,9 +10,11 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
@@ -22,6 +24,7 @@ import bench_table  # noqa: E402
 import benchmark_json  # noqa: E402
 import compare_kernels  # noqa: E402
 import compare_pytorch  # noqa: E402
+import pytorch_machine  # noqa: E402
 import results_table  # noqa: E402
 
 ATTENTION = "attention_forward/B:2/T:5/H:1/d:4/f32"
@@ -222,7 +225,7 @@ def result_of(median, spread):
 
 def comparison():
     """A file of compare_pytorch.py: two variants alone, both in turn."""
-    ours = result_of(1.0, [0.9, 1.1])
+    ours = dict(result_of(1.0, [0.9, 1.1]), rounds_ms=[0.9, 1.0, 1.1])
     groups = dict(eager=dict(best="eager-sdpa", pytorch=result_of(12.0, [11, 13]), vitrine=ours,
                              ratio=12.0, ratio_spread=[11, 13]),
                   compiled=dict(best="compile-bmm", pytorch=result_of(6.0, [5, 7]), vitrine=ours,
@@ -254,7 +257,9 @@ class Readme(Files):
         text = self.readme.read_text()
         self.assertIn("| `mnist-tutorial` | 128 | 12.0 ms (eager-sdpa) | 6.00 ms (compile-bmm) | "
                       "1.00 ms | 12.00x | 6.00x |\n", text)
-        self.assertIn("**A processor**, 2 cores, 2 threads, fp32, PyTorch 2.9, 2026-01-02", text)
+        self.assertIn("**A processor**, 2 cores, 2 threads, fp32, PyTorch 2.9, medians of 3 rounds, "
+                      "2026-01-02", text)
+        self.assertNotIn("alone", text)
         self.assertNotIn("mnist-small", text)
         self.assertTrue(text.endswith("rest\n<!-- published results -->\nkept\n<!-- end -->\n"))
         self.assertEqual(self.tool("results_table.py", *self.arguments, "--check").returncode, 0)
@@ -266,11 +271,12 @@ class Readme(Files):
 
     def test_what_was_not_measured_in_turn_has_no_ratio(self):
         data = comparison()
-        del data["results"][0]["groups"]  # as the files were before
+        del data["results"][0]["groups"]["eager"]
         self.write("results/a-machine/compare.json", data)
         self.tool("results_table.py", *self.arguments)
-        self.assertIn("| 12.5 ms (eager-sdpa) | 6.00 ms (compile-bmm) | 1.00 ms |  | 6.00x |",
-                      self.readme.read_text())
+        text = self.readme.read_text()
+        self.assertIn("| 12.5 ms (eager-sdpa) † | 6.00 ms (compile-bmm) | 1.00 ms |  | 6.00x |\n"
+                      "\n† alone, not in turn with Vitrine: no ratio\n", text)
 
     def test_bad_input_is_one_line(self):
         self.write("README.md", "nothing\n")
@@ -287,6 +293,24 @@ class Readme(Files):
         self.assertEqual(result.returncode, 0, result.stderr)
 
 
+class Cores(Files):
+    def test_threads_are_bound_one_a_core(self):
+        for cpu, siblings in enumerate(("0-1", "0-1", "2,5", "3", "4", "2,5")):
+            self.write(f"cpu{cpu}/topology/thread_siblings_list", siblings + "\n")
+        self.assertEqual(pytorch_machine.one_cpu_a_core({5, 1, 0, 2, 3}, self.path), [0, 2, 3])
+        self.assertEqual(pytorch_machine.one_cpu_a_core({5, 1}, self.path), [1, 5])
+        self.assertEqual(pytorch_machine.one_cpu_a_core({8, 7}, self.path), [7, 8])
+
+    def test_second_cpus_of_cores_come_last(self):
+        calls = []
+        with mock.patch.multiple(pytorch_machine.os, sched_getaffinity=lambda _: {0, 1, 2, 3},
+                                 sched_setaffinity=lambda _, cpus: calls.append(list(cpus))), \
+                mock.patch.object(pytorch_machine, "one_cpu_a_core", lambda _: [0, 2]):
+            for threads in (1, 2, 3):
+                pytorch_machine.bind(threads)
+        self.assertEqual(calls, [[0], [0, 2], [0, 2, 1]])
+
+
 WORKER = """import json, sys
 times = {"eager-sdpa": 9, "eager-bmm": 8, "compile-sdpa": 6, "joint-bmm-gelu": 4,
          "joint-bmm-gelu-pruned": 3}
@@ -297,12 +321,12 @@ for line in sys.stdin:
     print(json.dumps([times[variant] * x for x in (0.9, 1, 1, 1.5)]), flush=True)
 """
 VITRINE = """#!/bin/sh
-name=train_step/mnist-tutorial/B:64/real_time
+name=train_step/mnist-tutorial/B:${VITRINE_BENCH_BATCH:-64}/real_time
 if [ "$1" = --benchmark_list_tests ]; then
   printf '%s\\n' $name $name/peer:x train_step/mnist-tutorial/cuda/bf16/B:8 train_step/other/B:7
 else
   echo "$@ $VITRINE_THREADS" >> "$0.log"
-  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6, "time_unit": "ns"}]}' $name
+  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6, "time_unit": "ns", "iterations": 7}]}' $name
 fi
 """
 
@@ -321,9 +345,9 @@ class PyTorchComparison(Files):
             device="cpu", threads=3, vitrine=str(self.vitrine), tune=None, rounds=2, seconds=1,
             start_limit=60, deadline=float("inf"), variants=None, batch_size=None, models=None)
 
-    def compare(self):
+    def compare(self, batch=64, **more):
         with contextlib.redirect_stdout(io.StringIO()):
-            return compare_pytorch.compare("mnist-tutorial", 64, self.args)
+            return compare_pytorch.compare("mnist-tutorial", batch, self.args, **more)
 
     def test_models_and_batches_are_those_of_the_binary(self):
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 64)])
@@ -332,18 +356,58 @@ class PyTorchComparison(Files):
         self.args.models, self.args.batch_size = ["d2l-224"], 5
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("d2l-224", 5)])
 
+    def test_another_batch_is_measured_on_both_sides(self):
+        self.args.batch_size = 5
+        self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 5)])
+        self.assertEqual(self.compare(5)["ratio"], 2)
+        self.assertIn("/B:5(", Path(str(self.vitrine) + ".log").read_text())
+
     def test_each_kind_is_held_against_its_fastest_variant(self):
         record = self.compare()
         best = {group: (entry["best"], entry["ratio"]) for group, entry in record["groups"].items()}
         self.assertEqual(best, dict(eager=("eager-bmm", 4), compiled=("joint-bmm-gelu", 2),
                                     pruned=("joint-bmm-gelu-pruned", 1.5)))
         self.assertEqual((record["best"], record["ratio"]), ("joint-bmm-gelu", 2))
-        self.assertEqual(record["pytorch"]["minimum_ms"], 3.6)
-        self.assertEqual(record["vitrine"]["rounds_ms"], [2, 2])
+        self.assertEqual(record["variants"]["joint-bmm-gelu"]["minimum_ms"], 3.6)
+        for side, median, steps in (("pytorch", 4, 8), ("vitrine", 2, 14)):
+            self.assertEqual(record[side], dict(
+                median_ms=median, minimum_ms=median, spread_ms=[median] * 2, steps=steps, rounds=2,
+                rounds_ms=[median] * 2, images_per_second=64e3 / median))
         self.assertIn("error", record["variants"]["compile-bmm"])
         calls = Path(str(self.vitrine) + ".log").read_text().splitlines()
         self.assertEqual(len(calls), 6)
-        self.assertTrue(calls[0].endswith("--benchmark_format=json 3"))
+        self.assertTrue(calls[0].endswith("--benchmark_min_time=1 --benchmark_format=json 3"))
+
+    def test_what_was_measured_is_kept_when_time_runs_out(self):
+        kept = []
+
+        def keep(record):
+            kept.append(json.loads(json.dumps(record)))
+            if len(kept) == 1:
+                self.args.deadline = time.monotonic() - 1
+
+        self.compare(keep=keep)
+        self.assertEqual((kept[0]["best"], kept[0]["ratio"]), ("eager-bmm", 4))
+        self.assertNotIn("error", kept[0])
+        self.assertIn("compiled not measured", kept[-1]["error"])
+        self.assertEqual((kept[-1]["ratio"], list(kept[-1]["groups"])), (4, ["eager"]))
+
+    def test_a_group_without_a_ratio_is_not_the_fastest(self):
+        real = compare_pytorch.PyTorch
+        self.addCleanup(lambda: setattr(compare_pytorch, "PyTorch", real))
+        started = []
+
+        def once(name, batch, variant, *rest):
+            started.append(variant)
+            if started.count("compile-sdpa") > 1:
+                raise RuntimeError("time limit")
+            return real(name, batch, variant, *rest)
+
+        compare_pytorch.PyTorch = once
+        self.args.variants = ["eager-bmm", "compile-sdpa", "compile-bmm"]
+        record = self.compare()
+        self.assertEqual((record["best"], record["ratio"], record["error"]),
+                         ("eager-bmm", 4, "time limit"))
 
     def test_without_vitrine_pytorch_alone_is_measured(self):
         self.args.vitrine = str(self.path / "none")

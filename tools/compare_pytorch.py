@@ -5,21 +5,24 @@
   tools/compare_pytorch.py --device cuda --json result.json
 
 A step is: clear gradients, forward, loss, backward, optimizer step, on float images that are
-already in memory (Vitrine's also gathers, crops and normalises them from bytes). PyTorch
-(pytorch_steps.py) is written as fast as we know how: fused Adam or AdamW, gradients set to None,
-patches by one matmul or by a channels-last convolution, q, k and v by one matmul (per-head maps
-laid out block-diagonally), attention by PyTorch's choice of kernel, by cuDNN's or by batched
-matmuls; GELU in the form that compiles best; memory kept by the allocator between steps; eager, compiled, max-autotuned, forward and
-backward compiled as one; on CUDA bf16 autocast, TF32 where fp32 is left, the whole step as one CUDA
-graph, timm's models where timm is installed. On the CPU all is fp32, as Vitrine is there.
+already in memory. Vitrine's does more: it gathers, crops and normalises the images from bytes,
+takes the norm of all gradients and clips them where the preset says so. PyTorch (pytorch_steps.py)
+is written as fast as we know how: fused Adam or AdamW, gradients set to None, patches by one matmul
+or by a channels-last convolution, q, k and v by one matmul (per-head maps laid out
+block-diagonally), attention by PyTorch's choice of kernel, by cuDNN's or by batched matmuls; GELU
+in the form that compiles best; memory kept by the allocator between steps; eager, compiled,
+max-autotuned, forward and backward compiled as one; on CUDA bf16 autocast, TF32 where fp32 is left,
+the whole step as one CUDA graph, timm's models where timm is installed. On the CPU all is fp32, as
+Vitrine is there.
 
 Every variant is first held against the model of reference_model.py, then timed. The fastest eager
 one, the fastest compiled one, and the fastest of all with the last block's unread tokens left out
 by hand ("pruned": Vitrine's passes do that by themselves) are then timed in turn with Vitrine,
-bound to the same cores. Times are medians and minima of steps (on CUDA: of ten steps, with the GPU
-waited for after the tenth; Vitrine: of rounds). The spread of a variant is the middle half of its
-steps; in turn it is the fastest and the slowest round's median. A ratio is PyTorch's median over
-Vitrine's.
+bound to the same cores, one a core. Alone, a variant's time is the median of its steps and the
+spread their middle half. In turn, both sides work --seconds a round; a round's time is PyTorch's
+median step (on CUDA: of ten steps, with the GPU waited for after the tenth) and Vitrine's mean
+step, slow steps and all; what is kept of either side is the median, the fastest and the slowest of
+its rounds. A ratio is PyTorch's median over Vitrine's.
 
 Needs torch (1.13 or newer; for CUDA 2.4) and numpy; torch.compile also needs torch 2 and a C++
 compiler. Without the Vitrine binary only PyTorch is measured.
@@ -38,7 +41,7 @@ import time
 from pathlib import Path
 
 from benchmark_json import SECONDS, parse_name, split_name
-from pytorch_machine import describe, environment, gpu_state
+from pytorch_machine import bind, describe, environment, gpu_state, one_cpu_a_core
 
 BATCHES = {  # by device; the first of a model's benchmarks in the Vitrine binary goes before
     "cpu": {"mnist-tutorial": 128, "mnist-small": 128, "cifar10-small": 256, "notes-encoder": 256,
@@ -55,6 +58,7 @@ DEFAULT_VARIANTS = {  # compiling takes time: those that may be the fastest of a
     "cuda": ("eager-sdpa", "eager-cudnn", "eager-timm", "autotune-sdpa", "autotune-cudnn",
              "autotune-sdpa-conv", "graph-sdpa")}
 BENCHMARK = {"cpu": "train_step/{}", "cuda": "train_step/{}/cuda/bf16"}
+RESTART_SECONDS = 30  # of what has been compiled once
 WORKER = Path(__file__).with_name("pytorch_steps.py")
 
 # ---------------------------------------------------------------------------------------------
@@ -66,15 +70,18 @@ class PyTorch:
     `measure` returns the milliseconds of the steps done in `seconds`.
     """
 
-    def __init__(self, name, batch, variant, args):
+    def __init__(self, name, batch, variant, args, deadline):
+        limit = min(args.start_limit, deadline - time.monotonic())
+        if limit <= 0:
+            raise RuntimeError("not begun: time limit")
         command = [sys.executable, WORKER, name, str(batch), variant, str(args.threads),
                    args.device]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True, env=environment(args.threads))
-        self.answer(min(args.start_limit, args.deadline - time.monotonic()))
+        self.answer(limit)
 
     def answer(self, seconds):
-        readable, _, _ = select.select([self.process.stdout], [], [], max(0, seconds))
+        readable, _, _ = select.select([self.process.stdout], [], [], seconds)
         line = self.process.stdout.readline() if readable else ""
         if not line:
             self.process.kill()
@@ -98,6 +105,8 @@ def vitrine(args, *flags):
     settings = dict(VITRINE_DEVICE=args.device, VITRINE_THREADS=str(args.threads))
     if args.tune:
         settings["VITRINE_TUNE"] = args.tune
+    if args.batch_size:
+        settings["VITRINE_BENCH_BATCH"] = str(args.batch_size)
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
@@ -117,16 +126,17 @@ def vitrine_benchmarks(args):
 
 
 def run_vitrine(name, batch, args):
-    """Milliseconds of a step: the median of Google Benchmark's repetitions."""
+    """(milliseconds of a step, steps) of a round."""
     wanted = f"{BENCHMARK[args.device].format(name)}/B:{batch}"
     text = vitrine(args, f"--benchmark_filter=^{wanted}(/real_time|/manual_time)?$",
-                   "--benchmark_format=json")
+                   f"--benchmark_min_time={args.seconds}", "--benchmark_format=json")
     entries = json.loads(text)["benchmarks"] if text.strip() else []
     entries = [e for e in entries if e.get("run_type") != "aggregate"]
     errors = [entry["error_message"] for entry in entries if entry.get("error_occurred")]
     if errors or not entries:
         raise RuntimeError(f"{wanted}: {errors[0] if errors else 'no such benchmark'}")
-    return statistics.median(e["real_time"] * SECONDS[e["time_unit"]] * 1e3 for e in entries)
+    return (statistics.mean(e["real_time"] * SECONDS[e["time_unit"]] * 1e3 for e in entries),
+            sum(e["iterations"] for e in entries))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -138,15 +148,20 @@ def available(name, variant):
                                       importlib.util.find_spec("timm") is not None)
 
 
-def summary(times, batch, spread):
+def summary(times, batch, steps, spread):
     median = statistics.median(times)
-    return dict(median_ms=median, minimum_ms=min(times), spread_ms=spread, steps=len(times),
+    return dict(median_ms=median, minimum_ms=min(times), spread_ms=spread, steps=steps,
                 images_per_second=batch * 1e3 / median)
 
 
 def middle_half(times):
     first, _, third = statistics.quantiles(times, n=4)
     return [first, third]
+
+
+def of_rounds(times, batch, steps):
+    return dict(summary(times, batch, steps, [min(times), max(times)]), rounds=len(times),
+                rounds_ms=times)
 
 
 def row(title, result, rest=""):
@@ -160,12 +175,13 @@ def measure_variant(name, batch, variant, args):
         print(f"  pytorch {variant:24} not available here")
         return None, None
     try:
-        worker = PyTorch(name, batch, variant, args)
+        in_turn_seconds = RESTART_SECONDS + 2 * args.rounds * args.seconds
+        worker = PyTorch(name, batch, variant, args, args.deadline - in_turn_seconds)
         times = worker.measure(args.seconds)
     except RuntimeError as error:
         print(f"  pytorch {variant:24} {error}", flush=True)
         return dict(error=str(error)), None
-    result = summary(times, batch, middle_half(times))
+    result = summary(times, batch, len(times), middle_half(times))
     print(row(f"pytorch {variant}", result), flush=True)
     return result, worker
 
@@ -184,30 +200,30 @@ def compare_group(group, variants, record, args):
             best, at_hand = variant, worker
     if best is None:
         return
-    record["groups"][group] = dict(best=best)
     if at_hand is not worker:  # one process at a time: memory
         if worker:
             worker.close()
-        worker = PyTorch(name, batch, best, args)
+        worker = PyTorch(name, batch, best, args, args.deadline)
     try:
-        if have_vitrine(args):
-            record["groups"][group].update(in_turn(name, batch, worker, group, args))
+        sides = in_turn(name, batch, worker, group, args) if have_vitrine(args) else {}
     finally:
         worker.close()
+    record["groups"][group] = dict(sides, best=best)
 
 
 def in_turn(name, batch, pytorch, group, args):
     """Rounds of both sides, and their ratio."""
-    ours, theirs, steps = [], [], []
+    ours, theirs, our_steps, their_steps = [], [], 0, 0
     for _ in range(args.rounds):
         times = pytorch.measure(args.seconds)
-        steps += times
         theirs.append(statistics.median(times))
-        ours.append(run_vitrine(name, batch, args))
+        their_steps += len(times)
+        milliseconds, steps = run_vitrine(name, batch, args)
+        ours.append(milliseconds)
+        our_steps += steps
     ratios = [their / our for their, our in zip(theirs, ours)]
-    sides = dict(pytorch=summary(steps, batch, [min(theirs), max(theirs)]),
-                 vitrine=summary(ours, batch, [min(ours), max(ours)]))
-    sides["pytorch"]["rounds_ms"], sides["vitrine"]["rounds_ms"] = theirs, ours
+    sides = dict(pytorch=of_rounds(theirs, batch, their_steps),
+                 vitrine=of_rounds(ours, batch, our_steps))
     ratio = sides["pytorch"]["median_ms"] / sides["vitrine"]["median_ms"]
     for side, result in sides.items():
         print(row(f"in turn: {side}", result, f"{result['images_per_second']:10.0f} images/s"))
@@ -216,32 +232,36 @@ def in_turn(name, batch, pytorch, group, args):
     return dict(sides, ratio=ratio, ratio_spread=[min(ratios), max(ratios)])
 
 
-def compare(name, batch, args):
+def compare(name, batch, args, keep=lambda record: None):
+    """A record, handed to `keep` after each group: what is measured stays whatever comes."""
     record = dict(model=name, batch=batch, threads=args.threads, variants={}, groups={})
-    if time.monotonic() > args.deadline:
-        print(f"{name}: not measured, the time limit is reached")
-        return dict(record, error="not measured: time limit")
     print(f"{name}, batch {batch}", flush=True)
-    variants = args.variants or DEFAULT_VARIANTS[args.device]
     try:
-        for group in ("eager", "compiled"):
-            compare_group(group, [v for v in variants if group_of(v) == group], record, args)
-        pruned = [v for v in variants if group_of(v) == "pruned"]
-        fastest = fastest_group(record)
-        if fastest and not args.variants:
-            pruned = [record["groups"][fastest]["best"].replace("timm", "sdpa") + "-pruned"]
-        compare_group("pruned", pruned, record, args)
+        for group in ("eager", "compiled", "pruned"):
+            if time.monotonic() > args.deadline:
+                raise RuntimeError(f"{group} not measured: time limit")
+            compare_group(group, variants_of(group, record, args), record, args)
+            record.update(record["groups"].get(fastest_group(record), {}))
+            keep(record)
     except RuntimeError as error:
         print(f"  {error}", flush=True)
         record["error"] = str(error)
     if args.device == "cuda":
         record["gpu"] = gpu_state()
-    if fastest_group(record):
-        record.update(record["groups"][fastest_group(record)])
-    elif not record.get("error"):
-        record["error"] = "no variant of PyTorch runs here"
+    if not record["groups"] and "error" not in record:
+        record["error"] = "no variant of PyTorch was measured"
         print(f"  {record['error']}")
+    keep(record)
     return record
+
+
+def variants_of(group, record, args):
+    if group == "pruned" and not args.variants:
+        fastest = fastest_group(record)
+        return [record["groups"][fastest]["best"].replace("timm", "sdpa") + "-pruned"] \
+            if fastest else []
+    return [variant for variant in args.variants or DEFAULT_VARIANTS[args.device]
+            if group_of(variant) == group]
 
 
 def group_of(variant):
@@ -250,7 +270,7 @@ def group_of(variant):
 
 def fastest_group(record):
     """Of eager and compiled, or pruned where that alone was asked for."""
-    def median(group):
+    def median(group):  # without Vitrine nothing was measured in turn
         entry = record["groups"][group]
         return entry.get("pytorch", record["variants"][entry["best"]])["median_ms"]
     plain = [group for group in record["groups"] if group != "pruned"]
@@ -275,7 +295,7 @@ def variant_name(text):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cores = len(os.sched_getaffinity(0))
+    cores = len(one_cpu_a_core(os.sched_getaffinity(0)))
     models = sorted({name for batches in BATCHES.values() for name in batches})
     parser.add_argument("--device", choices=BATCHES, default="cpu")
     parser.add_argument("--threads", type=int, default=cores, help=f"default: {cores}, all cores")
@@ -285,11 +305,11 @@ def parse_arguments():
     parser.add_argument("--variants", nargs="+", type=variant_name, metavar="VARIANT",
                         help="see pytorch_steps.py; default: those worth trying on the device")
     parser.add_argument("--rounds", type=int, default=5, help="of PyTorch and Vitrine in turn")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of PyTorch steps a round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each side's steps a round")
     parser.add_argument("--start-limit", type=float, default=400,
                         help="seconds for a variant to compile and warm up; default: %(default)s")
     parser.add_argument("--time-limit", type=float, default=float("inf"),
-                        help="seconds after which no other model is begun")
+                        help="seconds after which nothing else is begun")
     parser.add_argument("--vitrine", default="build/train_step_bench",
                         help="default: %(default)s")
     parser.add_argument("--tune", help="Vitrine's file of matmul algorithms")
@@ -320,14 +340,17 @@ def main():
         import torch
         if not torch.cuda.is_available():
             sys.exit("--device cuda: PyTorch sees no GPU")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
+    bind(args.threads)
     about, results = describe(args.device, args.threads), []
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    for name, batch in models_and_batches(args):
-        results.append(compare(name, batch, args))
-        if args.json:  # after each model: what is measured is kept whatever comes
-            text = json.dumps(dict(about=about, results=results), indent=1)
+
+    def keep(record):
+        if args.json:
+            text = json.dumps(dict(about=about, results=[*results, record]), indent=1)
             Path(args.json).write_text(text + "\n")
+
+    for name, batch in models_and_batches(args):
+        results.append(compare(name, batch, args, keep))
     if any("error" in record for record in results):
         sys.exit("not everything was measured, see above")
 

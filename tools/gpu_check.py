@@ -7,16 +7,18 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from gpu_check_bench import bench, kernels
+from gpu_check_bench import bench, kernels, profile
 from gpu_check_part import NotRun, Part
 from gpu_check_tests import build, machine, pack, sanitizer, test
 from gpu_check_training import pytorch, steps, train
 
-DEVICE_PARTS = ("test", "steps", "sanitizer", "train", "bench", "kernels", "pytorch")
+DEVICE_PARTS = ("test", "steps", "sanitizer", "train", "bench", "profile", "kernels",
+                "pytorch")
 PARTS = dict(machine=machine, build=build, test=test, steps=steps, sanitizer=sanitizer,
-             train=train, bench=bench, kernels=kernels, pytorch=pytorch, pack=pack)
+             train=train, bench=bench, profile=profile, kernels=kernels, pytorch=pytorch,
+             pack=pack)
 SECONDS = dict(machine=120, build=540, test=300, steps=300, sanitizer=480, train=480, bench=540,
-               kernels=540, pytorch=570, pack=3600)
+               profile=300, kernels=540, pytorch=570, pack=3600)
 
 
 def run_part(name, out, quick):

@@ -11,9 +11,11 @@
 #   sanitizer  memcheck, racecheck, initcheck and synccheck of compute-sanitizer on one test a suite
 #   train      short trainings, loss curves against the CPU, the time to the first step
 #   bench      train_step_bench: images/s and FLOP/s of the presets
+#   profile    vitrine profile of three presets, recorded and launch by launch: its times add up
 #   kernels    every other *_bench: each operation against the roof and its peers; the programs' own
 #              JSON goes to OUT/kernels
-#   pytorch    tools/compare_pytorch.py on the same GPU
+#   pytorch    tools/compare_pytorch.py on the same GPU, few variants; its own file is
+#              OUT/compare_pytorch.json
 #   pack       (only when named) makes the build small and complete enough to travel
 #
 # Every part writes OUT/PART.txt, its whole log, and OUT/PART.json: status "passed", "incomplete"
@@ -22,7 +24,7 @@
 # Exit status: 0; 1 when a part failed; 3 when none failed but nothing was run on a GPU.
 #
 # No part takes more than ten minutes. Where a command has ten in all:
-#   machine build test steps | sanitizer train | bench | kernels | pytorch
+#   machine build test steps | sanitizer train | bench | profile | kernels | pytorch
 # --quick makes everything small, for a first look or an emulated GPU (see tests/simt).
 #
 # VITRINE_DATA [data]: `mnist` and `cifar10` in it are trained on; without them, synthetic images.
@@ -41,7 +43,7 @@
 set -euo pipefail
 
 usage() {
-  sed -n '3,18p' "$0" | sed 's/^# \{0,1\}//' >&2
+  sed -n '3,20p' "$0" | sed 's/^# \{0,1\}//' >&2
   exit 2
 }
 

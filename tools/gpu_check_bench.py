@@ -1,6 +1,8 @@
-"""Parts of tools/gpu_check.sh: bench, kernels."""
+"""Parts of tools/gpu_check.sh: bench, profile, kernels."""
 
 import json
+import math
+import statistics
 import time
 
 from gpu_check_part import BUILD, NotRun, benches, require_device
@@ -46,6 +48,73 @@ def report_benchmark(part, name, result, file):
 
 
 # ---------------------------------------------------------------------------------------------
+# Profiles
+
+PROFILES = {"mnist-tutorial": "fp32", "cifar10-small": "bf16", "vit_base_patch16_224": "bf16"}
+STEP_FIGURES = ("operation_seconds", "rest_seconds", "timed_step_seconds", "overhead_seconds",
+                "overhead_noise_seconds", "floor_seconds", "images_per_second", "plain_seconds",
+                "by_operation", "roof")
+
+
+def profile(part):
+    """Recorded steps and steps launch by launch: the same operations, and times that add up."""
+    require_device(part)
+    for preset in list(PROFILES)[:1] if part.quick else PROFILES:
+        recorded = profile_of(part, preset)
+        launched = profile_of(part, preset, "--no-cuda-graph")
+        if recorded and launched and calls(recorded) != calls(launched):
+            part.fail(f"{preset}: operations recorded {calls(recorded)}, "
+                      f"launch by launch {calls(launched)}")
+    result = part.run([*profile_command(part, next(iter(PROFILES))), "--capture"], 120)
+    if result.status != 0:
+        part.fail(f"--capture: {result.last_words()}")
+
+
+def profile_command(part, preset):
+    steps = ["--steps", 3, "--warm-up", 3, "--batch-size", 8] if part.quick else []
+    return [BUILD / "vitrine", "profile", "--json", "--device", "cuda", "--preset", preset,
+            "--precision", PROFILES[preset], "--tune", part.scratch / "tune.json", *steps]
+
+
+def profile_of(part, preset, *flags):
+    """What the program prints, checked; None without it."""
+    name = " ".join((preset, PROFILES[preset], *flags))
+    result = part.run([*profile_command(part, preset), *flags], 180)
+    if result.status != 0:
+        return part.fail(f"profile {name}: {result.last_words()}")
+    found = json.loads(result.out)
+    part.figures[name] = {key: found[key] for key in STEP_FIGURES}
+    for reason in faults_of_profile(found, part.quick):
+        part.fail(f"profile {name}: {reason}")
+    step, rows = found["timed_step_seconds"], found["by_operation"]
+    part.remark(f"profile {name}: {len(rows)} operations, {1e3 * step:.3f} ms a step, "
+                f"{100 * found['operation_seconds'] / step:.0f} % of it in operations")
+    return found
+
+
+def faults_of_profile(found, quick):
+    step, operations = found["timed_step_seconds"], found["operation_seconds"]
+    rows, plain = found["by_operation"], statistics.median(found["plain_seconds"])
+    if not rows:
+        yield "no operation"
+    for row in rows:
+        if not (row["seconds"] > 0 and row["calls"] > 0):
+            yield f"{row['name']}: {row['calls']} calls in {row['seconds']} s"
+    if not math.isclose(sum(row["seconds"] for row in rows), operations, rel_tol=1e-6):
+        yield f"the rows do not add up to {operations} s of operations"
+    if not math.isclose(operations + found["rest_seconds"], step, rel_tol=1e-6):
+        yield f"{operations} s of operations and {found['rest_seconds']} s are not {step} s"
+    if found["rest_seconds"] < -0.02 * step:  # the clocks of host and GPU differ a little
+        yield f"{operations} s of operations in a step of {step} s"
+    if not quick and not found["overhead_seconds"] < 0.5 * plain:
+        yield f"timing adds {found['overhead_seconds']} s to a step of {plain} s"
+
+
+def calls(found):
+    return {row["name"]: row["calls"] for row in found["by_operation"]}
+
+
+# ---------------------------------------------------------------------------------------------
 # Kernels
 
 def kernels(part):
@@ -67,14 +136,26 @@ def kernels(part):
         report_kernels(part, program.name, result, file)
 
 
+def keep_finished(file):
+    """Google Benchmark writes one entry after another: cut behind the last one that is whole."""
+    whole, end, _ = (file.read_text() if file.exists() else "").rpartition("\n    }")
+    if '"benchmarks": [' in whole:
+        file.write_text(whole + end + "\n  ]\n}\n")
+    else:
+        file.unlink(missing_ok=True)
+
+
 def report_kernels(part, name, result, file):
     """Exit status 1 says that a benchmark was wrong or could not run: which, is in the file."""
-    if result.status not in (0, 1) or not file.exists():
-        file.unlink(missing_ok=True)  # half a file
+    if result.status not in (0, 1):
+        keep_finished(file)
         if result.status is not None:
-            return part.fail(f"{name}: {result.last_words()}")
-        part.incomplete = True
-        return part.remark(f"{name}: time ran out")
+            part.fail(f"{name}: {result.last_words()}")
+        else:
+            part.incomplete = True
+            part.remark(f"{name}: time ran out")
+    if not file.exists():
+        return part.fail(f"{name}: {result.last_words()}") if result.status in (0, 1) else None
     entries = json.loads(file.read_text())["benchmarks"]
     wrong = [entry for entry in entries if entry.get("error_occurred")]
     for entry in wrong:

@@ -12,6 +12,22 @@ GPU_KEYS = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clock
             "power.limit")
 
 
+def one_cpu_a_core(cpus, topology="/sys/devices/system/cpu"):
+    """The first of these logical CPUs on each core; all of them where no file tells."""
+    cores = {}
+    for cpu in sorted(cpus):
+        file = Path(topology) / f"cpu{cpu}/topology/thread_siblings_list"
+        cores.setdefault(file.read_text().strip() if file.exists() else cpu, cpu)
+    return list(cores.values())
+
+
+def bind(threads):
+    """This process to one CPU a core; to second CPUs of cores only for more threads than cores."""
+    cpus = os.sched_getaffinity(0)
+    first = one_cpu_a_core(cpus)
+    os.sched_setaffinity(0, (first + sorted(cpus - set(first)))[:threads])
+
+
 def environment(threads):
     """Bound threads, OpenBLAS told the processor, freed memory kept by the process."""
     settings = dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads,

@@ -195,7 +195,7 @@ def make_gradients(config, model, mode, device):
         return loss_of(config, model(images), labels)
 
     if mode == "joint":
-        return joint_gradients(config, model)
+        return joint_gradients(config, model, device)
     modes = dict(compile="default", autotune="max-autotune", graph="max-autotune-no-cudagraphs")
     if mode in modes:
         loss = torch.compile(loss, mode=modes[mode])
@@ -209,7 +209,7 @@ def make_gradients(config, model, mode, device):
     return gradients
 
 
-def joint_gradients(config, model):
+def joint_gradients(config, model, device):
     import torch
     from reference_model import loss_of
 
@@ -223,7 +223,7 @@ def joint_gradients(config, model):
     compute = torch.compile(torch.func.grad_and_value(loss))
 
     def gradients(images, labels):
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             found, value = compute(values, images, labels)
         for parameter, gradient in zip(parameters, found):
             parameter.grad = gradient

@@ -17,6 +17,7 @@ from benchmark_json import BadInput, fail, load
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- benchmark results: tools/results_table.py -->", "<!-- end -->"
 GROUPS = {"eager": "PyTorch eager", "compiled": "PyTorch compiled", "pruned": "PyTorch pruned"}
+ALONE = "†"  # measured alone
 COMPILED = ("compile", "autotune", "joint", "graph")  # modes of a variant
 
 
@@ -44,8 +45,6 @@ def side(record, group):
     measured = record.get("groups", {}).get(group)
     if measured and "ratio" in measured:
         return measured["best"], measured["pytorch"], measured["ratio"]
-    if "pytorch" in record and group_of(record["best"]) == group:
-        return record["best"], record["pytorch"], record["ratio"]
     variants = {name: result for name, result in record.get("variants", {}).items()
                 if "median_ms" in result and group_of(name) == group}
     if not variants:
@@ -58,6 +57,25 @@ def milliseconds(result):
     median = result["median_ms"]
     return f"{median:.3f} ms" if median < 1 else f"{median:.2f} ms" if median < 10 else \
         f"{median:.1f} ms"
+
+
+def cell(one):
+    """Of PyTorch; what was measured alone has a mark, which the table's note explains."""
+    if not one:
+        return ""
+    variant, result, ratio = one
+    return f"{milliseconds(result)} ({variant})" + ("" if ratio else f" {ALONE}")
+
+
+def rounds(records):
+    """Of the groups in turn, over which the times are medians."""
+    counts = {len(entry["vitrine"]["rounds_ms"]) for record in records
+              for entry in record["groups"].values() if "vitrine" in entry}
+    if not counts:
+        return []
+    least, most = min(counts), max(counts)
+    count = str(most) if least == most else f"{least} to {most}"
+    return [f"medians of {count} round" + ("s" if most != 1 else "")]
 
 
 def row(cells):
@@ -77,9 +95,11 @@ def table(path, data):
         for record in records:
             sides = [side(record, group) for group in groups]
             text += row([f"`{record['model']}`", str(record["batch"]),
-                         *(f"{milliseconds(one[1])} ({one[0]})" if one else "" for one in sides),
+                         *(cell(one) for one in sides),
                          milliseconds(record["vitrine"]),
                          *(f"{one[2]:.2f}x" if one and one[2] else "" for one in sides)])
+        if ALONE in text:
+            text += f"\n{ALONE} alone, not in turn with Vitrine: no ratio\n"
         return text
     except KeyError as error:
         raise BadInput(f"{path}: results: found no {error.args[0]}") from None
@@ -99,7 +119,7 @@ def heading(path, about, records):
             parts.append(f"clocks up to {about['clocks.max.sm']} and {about['clocks.max.mem']}")
     else:
         parts = [f"**{about['cpu']}**, {len(about['cores'])} cores", threads, "fp32"]
-    parts += [f"PyTorch {about['torch']}", about["date"].split()[0]]
+    parts += [f"PyTorch {about['torch']}", *rounds(records), about["date"].split()[0]]
     if "commit" in about:
         parts.append(f"commit {about['commit']}")
     folder = path.parent.name
