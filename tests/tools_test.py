@@ -373,6 +373,13 @@ class PyTorchComparison(Files):
         self.assertEqual((record["best"], record["ratio"], record["error"]),
                          ("eager-bmm", 4, "time limit"))
 
+    def test_variants_leave_time_to_measure_in_turn(self):
+        self.args.deadline = time.monotonic() + compare_pytorch.RESTART_SECONDS
+        record = self.compare()
+        self.assertEqual(record["groups"], {})
+        self.assertEqual(record["variants"]["eager-bmm"], dict(error="not begun: time limit"))
+        self.assertIn("compiled", record["error"])
+
     def test_without_vitrine_pytorch_alone_is_measured(self):
         self.args.vitrine = str(self.path / "none")
         record = self.compare()
