@@ -221,8 +221,8 @@ class Readme(Files):
         text = self.readme.read_text()
         self.assertIn("| `mnist-tutorial` | 128 | 12.0 ms (eager-sdpa) | 6.00 ms (compile-bmm) | "
                       "1.00 ms | 12.00x | 6.00x |\n", text)
-        self.assertIn("**A processor**, 2 cores, 2 threads, fp32, PyTorch 2.9, medians of 3 rounds, "
-                      "2026-01-02", text)
+        self.assertIn("**A processor**, 2 cores, 2 threads, fp32, PyTorch 2.9, "
+                      "medians of 3 rounds, 2026-01-02", text)
         self.assertNotIn("alone", text)
         self.assertNotIn("mnist-small", text)
         self.assertTrue(text.endswith("rest\n<!-- published results -->\nkept\n<!-- end -->\n"))
@@ -290,7 +290,8 @@ if [ "$1" = --benchmark_list_tests ]; then
   printf '%s\\n' $name $name/peer:x train_step/mnist-tutorial/cuda/bf16/B:8 train_step/other/B:7
 else
   echo "$VITRINE_BENCH_BATCH $@ $VITRINE_THREADS" >> "$0.log"
-  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6, "time_unit": "ns", "iterations": 7}]}' $name
+  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6,' $name
+  echo '"time_unit": "ns", "iterations": 7}]}'
 fi
 """
 
@@ -325,7 +326,8 @@ class PyTorchComparison(Files):
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 5)])
         self.assertEqual(self.compare(5)["ratio"], 2)
         call = Path(str(self.vitrine) + ".log").read_text()
-        self.assertTrue(call.startswith("5 --benchmark_filter=^train_step/mnist-tutorial/B:5("), call)
+        wanted = "5 --benchmark_filter=^train_step/mnist-tutorial/B:5("
+        self.assertTrue(call.startswith(wanted), call)
 
     def test_each_kind_is_held_against_its_fastest_variant(self):
         record = self.compare()
