@@ -257,8 +257,8 @@ class Readme(Files):
         text = self.readme.read_text()
         self.assertIn("| `mnist-tutorial` | 128 | 12.0 ms (eager-sdpa) | 6.00 ms (compile-bmm) | "
                       "1.00 ms | 12.00x | 6.00x |\n", text)
-        self.assertIn("**A processor**, 2 cores, 2 threads, fp32, PyTorch 2.9, medians of 3 rounds, "
-                      "2026-01-02", text)
+        self.assertIn("**A processor**, 2 cores, 2 threads, fp32, PyTorch 2.9, "
+                      "medians of 3 rounds, 2026-01-02", text)
         self.assertNotIn("alone", text)
         self.assertNotIn("mnist-small", text)
         self.assertTrue(text.endswith("rest\n<!-- published results -->\nkept\n<!-- end -->\n"))
@@ -325,8 +325,9 @@ name=train_step/mnist-tutorial/B:${VITRINE_BENCH_BATCH:-64}/real_time
 if [ "$1" = --benchmark_list_tests ]; then
   printf '%s\\n' $name $name/peer:x train_step/mnist-tutorial/cuda/bf16/B:8 train_step/other/B:7
 else
-  echo "$@ $VITRINE_THREADS" >> "$0.log"
-  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6, "time_unit": "ns", "iterations": 7}]}' $name
+  echo "$VITRINE_BENCH_BATCH $@ $VITRINE_THREADS" >> "$0.log"
+  printf '{"benchmarks": [{"name": "%s", "real_time": 2e6,' $name
+  echo '"time_unit": "ns", "iterations": 7}]}'
 fi
 """
 
@@ -360,7 +361,9 @@ class PyTorchComparison(Files):
         self.args.batch_size = 5
         self.assertEqual(compare_pytorch.models_and_batches(self.args), [("mnist-tutorial", 5)])
         self.assertEqual(self.compare(5)["ratio"], 2)
-        self.assertIn("/B:5(", Path(str(self.vitrine) + ".log").read_text())
+        call = Path(str(self.vitrine) + ".log").read_text()
+        wanted = "5 --benchmark_filter=^train_step/mnist-tutorial/B:5("
+        self.assertTrue(call.startswith(wanted), call)
 
     def test_each_kind_is_held_against_its_fastest_variant(self):
         record = self.compare()
@@ -408,6 +411,13 @@ class PyTorchComparison(Files):
         record = self.compare()
         self.assertEqual((record["best"], record["ratio"], record["error"]),
                          ("eager-bmm", 4, "time limit"))
+
+    def test_variants_leave_time_to_measure_in_turn(self):
+        self.args.deadline = time.monotonic() + compare_pytorch.RESTART_SECONDS
+        record = self.compare()
+        self.assertEqual(record["groups"], {})
+        self.assertEqual(record["variants"]["eager-bmm"], dict(error="not begun: time limit"))
+        self.assertIn("compiled", record["error"])
 
     def test_without_vitrine_pytorch_alone_is_measured(self):
         self.args.vitrine = str(self.path / "none")

@@ -199,6 +199,8 @@ def compare_group(group, variants, record, args):
                        result["median_ms"] < record["variants"][best]["median_ms"]):
             best, at_hand = variant, worker
     if best is None:
+        if any(variant in record["variants"] for variant in variants):
+            record["error"] = f"no {group} variant was measured"
         return
     if at_hand is not worker:  # one process at a time: memory
         if worker:
