@@ -1,7 +1,8 @@
 """Benchmark results as the tools here read them: Google Benchmark's JSON, compare_kernels.py's
 and compare_pytorch.py's, old and new. Standard library only.
 
-A name is OPERATION/KEY:VALUE/…/WORD…, for example attention_forward/B:64/T:197/Tq:197/H:12/d:64/bf16.
+A name is OPERATION/KEY:VALUE/…/WORD…, for example
+attention_forward/B:64/T:197/Tq:197/H:12/d:64/bf16.
 What another library takes for the same work has the same name and a peer: the field `peer`, or
 /peer:NAME at the end.
 """
