@@ -266,7 +266,13 @@ void add(const Title& title, const MakeCase& make) {
   auto* const registered = benchmark::RegisterBenchmark(title.text().c_str(), run_case, title, make)
                                ->UseManualTime()
                                ->Unit(benchmark::kMicrosecond);
-  if (quick()) registered->Iterations(1);
+  // A flush takes so much longer than most calls that their time alone would never be enough.
+  constexpr double kSecondsOfCalls = 0.005;
+  if (quick()) {
+    registered->Iterations(1);
+  } else if (cold()) {
+    registered->MinTime(kSecondsOfCalls);
+  }
 }
 
 }  // namespace vitrine::bench
