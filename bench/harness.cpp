@@ -106,6 +106,10 @@ double time_work(benchmark::State& state, Device& device, Work& work) {
     const double once = std::max(seconds_of(*stopwatch, work, 1), 1e-9);
     const double of_ten = once < kWarmSeconds ? seconds_of(*stopwatch, work, 10) / 10 : once;
     calls = static_cast<std::int64_t>(std::clamp(kWarmSeconds / of_ten, 1.0, 1e4));
+    // Repetitions must have equal numbers of iterations, so windows have to fill them.
+    const auto iterations = static_cast<std::int64_t>(state.max_iterations);
+    calls = std::min(calls, iterations);
+    while (iterations % calls != 0) --calls;
   }
   double seconds = 0;
   while (state.KeepRunningBatch(calls)) {
