@@ -42,6 +42,7 @@ constexpr int kHead = 4;
 constexpr std::int64_t kRow = kHead * kLanes;  // floats of a token
 constexpr std::int64_t kBlock = 25;            // queries that pass over the keys together
 constexpr float kScale = 0.5f;                 // 1 / √kHead
+constexpr float kSafeScore = 32.0f;            // of log2: sums of 2^score stay in range
 
 std::int64_t Lanes() {
   return kLanes;
@@ -126,48 +127,70 @@ HWY_NOINLINE void Scatter(const float* from, std::int64_t tokens, float scale,
   }
 }
 
-// kRows queries: out = Σ 2^(score - max) v / sum, lane by lane. scores [row, token, lane].
-template <int kRows>
-HWY_NOINLINE void ForwardQueries(const float* HWY_RESTRICT queries, const float* HWY_RESTRICT keys,
-                                 const float* HWY_RESTRICT values, std::int64_t tokens,
-                                 float* HWY_RESTRICT scores, float* HWY_RESTRICT out,
-                                 float* HWY_RESTRICT log2_sum) {
+// The greatest Σ_c x[t, c]² of the tokens, lane by lane.
+HWY_NOINLINE Vector MaxSquaredNorm(const float* x, std::int64_t tokens) {
   const Tag tag;
-  Vector q[kRows][kHead], max[kRows];
-  HWY_UNROLL(4)
-  for (int r = 0; r < kRows; ++r) {
-    max[r] = hn::Set(tag, -INFINITY);
-    HWY_UNROLL(4)
-    for (int c = 0; c < kHead; ++c) q[r][c] = hn::Load(tag, queries + r * kRow + c * kLanes);
-  }
-  for (std::int64_t j = 0; j < tokens; ++j, keys += kRow) {
-    Vector s[kRows];
+  Vector max = hn::Zero(tag);
+  for (std::int64_t t = 0; t < tokens; ++t, x += kRow) {
+    Vector sum = hn::Zero(tag);
     HWY_UNROLL(4)
     for (int c = 0; c < kHead; ++c) {
-      const Vector k = hn::Load(tag, keys + c * kLanes);
-      HWY_UNROLL(4)
-      for (int r = 0; r < kRows; ++r) {
-        s[r] = c == 0 ? hn::Mul(q[r][c], k) : hn::MulAdd(q[r][c], k, s[r]);
-      }
+      const Vector v = hn::Load(tag, x + c * kLanes);
+      sum = hn::MulAdd(v, v, sum);
     }
+    max = hn::Max(sum, max);
+  }
+  return max;
+}
+
+// kRows scores: q · k, summed in the order of the channels.
+template <int kRows>
+HWY_INLINE void Scores(const Vector (&q)[kRows][kHead], const float* key, Vector (&s)[kRows]) {
+  HWY_UNROLL(4)
+  for (int c = 0; c < kHead; ++c) {
+    const Vector k = hn::Load(Tag(), key + c * kLanes);
     HWY_UNROLL(4)
     for (int r = 0; r < kRows; ++r) {
-      max[r] = hn::Max(s[r], max[r]);
-      hn::Store(s[r], tag, scores + (j * kRows + r) * kLanes);
+      s[r] = c == 0 ? hn::Mul(q[r][c], k) : hn::MulAdd(q[r][c], k, s[r]);
     }
   }
-  Vector sum[kRows], o[kRows][kHead];
+}
+
+// kRows queries: out = Σ 2^(score - shift) v / sum, lane by lane. A softmax needs no shift where
+// the scores cannot overflow (kShifted false), and the maximum of the scores where they could: the
+// lanes in `shifted`.
+template <int kRows, bool kShifted>
+HWY_NOINLINE void ForwardQueries(const float* HWY_RESTRICT queries, const float* HWY_RESTRICT keys,
+                                 const float* HWY_RESTRICT values, std::int64_t tokens,
+                                 Mask shifted, float* HWY_RESTRICT out,
+                                 float* HWY_RESTRICT log2_sum) {
+  const Tag tag;
+  Vector q[kRows][kHead], s[kRows], shift[kRows], sum[kRows], o[kRows][kHead];
   HWY_UNROLL(4)
   for (int r = 0; r < kRows; ++r) {
-    sum[r] = hn::Zero(tag);
+    shift[r] = sum[r] = hn::Zero(tag);
     HWY_UNROLL(4)
-    for (int c = 0; c < kHead; ++c) o[r][c] = hn::Zero(tag);
+    for (int c = 0; c < kHead; ++c) {
+      q[r][c] = hn::Load(tag, queries + r * kRow + c * kLanes);
+      o[r][c] = hn::Zero(tag);
+    }
   }
-  for (std::int64_t j = 0; j < tokens; ++j, values += kRow) {
+  if constexpr (kShifted) {
+    Vector max[kRows];
+    Scores(q, keys, max);
+    for (std::int64_t j = 1; j < tokens; ++j) {
+      Scores(q, keys + j * kRow, s);
+      HWY_UNROLL(4)
+      for (int r = 0; r < kRows; ++r) max[r] = hn::Max(s[r], max[r]);
+    }
+    HWY_UNROLL(4)
+    for (int r = 0; r < kRows; ++r) shift[r] = hn::IfThenElseZero(shifted, max[r]);
+  }
+  for (std::int64_t j = 0; j < tokens; ++j, keys += kRow, values += kRow) {
+    Scores(q, keys, s);
     HWY_UNROLL(4)
     for (int r = 0; r < kRows; ++r) {
-      const Vector s = hn::Load(tag, scores + (j * kRows + r) * kLanes);
-      const Vector p = Exp2(tag, hn::Sub(s, max[r]));
+      const Vector p = Exp2(tag, kShifted ? hn::Sub(s[r], shift[r]) : s[r]);
       sum[r] = hn::Add(sum[r], p);
       HWY_UNROLL(4)
       for (int c = 0; c < kHead; ++c) {
@@ -182,7 +205,21 @@ HWY_NOINLINE void ForwardQueries(const float* HWY_RESTRICT queries, const float*
     for (int c = 0; c < kHead; ++c) {
       hn::Store(hn::Mul(o[r][c], inverse), tag, out + r * kRow + c * kLanes);
     }
-    hn::Store(hn::Add(max[r], hn::Log2(tag, sum[r])), tag, log2_sum + r * kLanes);
+    hn::Store(hn::Add(shift[r], hn::Log2(tag, sum[r])), tag, log2_sum + r * kLanes);
+  }
+}
+
+template <bool kShifted>
+void AllQueries(const float* q, const float* keys, const float* values, std::int64_t queries,
+                std::int64_t tokens, Mask shifted, float* out, float* log2_sum) {
+  std::int64_t i = 0;
+  for (; i + 2 <= queries; i += 2) {
+    ForwardQueries<2, kShifted>(q + i * kRow, keys, values, tokens, shifted, out + i * kRow,
+                                log2_sum + i * kLanes);
+  }
+  if (i < queries) {
+    ForwardQueries<1, kShifted>(q + i * kRow, keys, values, tokens, shifted, out + i * kRow,
+                                log2_sum + i * kLanes);
   }
 }
 
@@ -191,32 +228,31 @@ void LanesForward(const AttentionForward& args, std::int64_t group) {
   const std::int64_t pairs = args.batch * args.heads;
   const std::int64_t queries = args.window.tokens, tokens = args.window.total;
   using In = Group<const float>;
-  float* keys =
-      attention_scratch((2 * tokens + 2 * queries) * kRow + (queries + 2 * tokens) * kLanes);
+  float* keys = attention_scratch((2 * tokens + 2 * queries) * kRow + queries * kLanes);
   float* values = keys + tokens * kRow;
   float* q = values + tokens * kRow;
   float* out = q + queries * kRow;
   float* log2_sum = out + queries * kRow;
-  float* scores = log2_sum + queries * kLanes;
   Gather(In(args.k.f32().data, group, pairs, args.heads, tokens, args.kv_stride), tokens, 1.0f,
          keys);
   Gather(In(args.v.f32().data, group, pairs, args.heads, tokens, args.kv_stride), tokens, 1.0f,
          values);
   Gather(In(args.q.f32().data, group, pairs, args.heads, queries, args.q_stride), queries,
          kScale * kLog2E, q);
-  std::int64_t i = 0;
-  for (; i + 2 <= queries; i += 2) {
-    ForwardQueries<2>(q + i * kRow, keys, values, tokens, scores, out + i * kRow,
-                      log2_sum + i * kLanes);
-  }
-  if (i < queries) {
-    ForwardQueries<1>(q + i * kRow, keys, values, tokens, scores, out + i * kRow,
-                      log2_sum + i * kLanes);
+  // |score| ≤ |q| |k|: most groups stay far from overflow, and need no pass for the maxima. Each
+  // lane is decided for itself. NaN: shifted.
+  const Mask shifted =
+      hn::Not(hn::Le(hn::Mul(MaxSquaredNorm(q, queries), MaxSquaredNorm(keys, tokens)),
+                     hn::Set(tag, kSafeScore * kSafeScore)));
+  if (hn::AllFalse(tag, shifted)) {
+    AllQueries<false>(q, keys, values, queries, tokens, shifted, out, log2_sum);
+  } else {
+    AllQueries<true>(q, keys, values, queries, tokens, shifted, out, log2_sum);
   }
   Scatter(out, queries, 1.0f,
           Group<float>(args.out.f32().data, group, pairs, args.heads, queries, args.heads * kHead));
   if (!args.log_sum_exp) return;
-  for (i = 0; i < queries; ++i) {
+  for (std::int64_t i = 0; i < queries; ++i) {
     float* row = log2_sum + i * kLanes;
     hn::Store(hn::Mul(hn::Load(tag, row), hn::Set(tag, kLn2)), tag, row);
     for (std::int64_t l = 0; l < std::min(kLanes, pairs - group * kLanes); ++l) {

@@ -26,6 +26,7 @@ namespace vitrine::cpu::HWY_NAMESPACE {
 
 using Tag = hn::ScalableTag<float>;
 using Vector = hn::VFromD<Tag>;
+using Mask = hn::Mask<Tag>;
 using QuadTag = hn::CappedTag<float, 4>;
 using Quad = hn::VFromD<QuadTag>;
 
