@@ -1,5 +1,6 @@
 #include "cuda_peers.h"
 
+#include <cublasLt.h>
 #include <cudnn.h>
 
 #include <cmath>
@@ -193,6 +194,14 @@ std::unique_ptr<Case> cudnn_softmax(Device& device, std::int64_t rows, std::int6
 std::unique_ptr<Case> cudnn_normalization(Device& device, std::int64_t rows, std::int64_t cols,
                                           DType dtype, const Cost& cost) {
   return std::make_unique<NormalizationCase>(device, rows, cols, dtype, cost);
+}
+
+std::vector<std::pair<std::string, std::string>> cuda_library_versions() {
+  int runtime = 0;
+  cudaRuntimeGetVersion(&runtime);
+  return {{"cudart", std::to_string(runtime)},
+          {"cublaslt", std::to_string(cublasLtGetVersion())},
+          {"cudnn", std::to_string(cudnnGetVersion())}};
 }
 
 }  // namespace vitrine::bench

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "harness.h"
 
@@ -20,5 +23,8 @@ std::unique_ptr<Case> cudnn_softmax(Device& device, std::int64_t rows, std::int6
 /// little less.
 std::unique_ptr<Case> cudnn_normalization(Device& device, std::int64_t rows, std::int64_t cols,
                                           DType dtype, const Cost& cost);
+
+/// Names and versions of the CUDA libraries that run; none in a build without CUDA.
+std::vector<std::pair<std::string, std::string>> cuda_library_versions();
 
 }  // namespace vitrine::bench

@@ -1,10 +1,13 @@
 // The program of every benchmark. Its exit status is 1 when a benchmark was wrong or could not run.
+#include <oneapi/dnnl/dnnl.h>
+
 #include <cstdio>
 #include <exception>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cuda_peers.h"
 #include "graph_case.h"
 
 namespace vitrine::bench {
@@ -32,6 +35,13 @@ void add_context() {
   benchmark::AddCustomContext("device", on_gpu() ? "cuda" : "cpu");
   benchmark::AddCustomContext("description", device().traits().description);
   benchmark::AddCustomContext("threads", std::to_string(device().workers()));
+  const dnnl_version_t* onednn = dnnl_version();
+  benchmark::AddCustomContext("onednn", std::to_string(onednn->major) + "." +
+                                            std::to_string(onednn->minor) + "." +
+                                            std::to_string(onednn->patch));
+  for (const auto& [library, version] : cuda_library_versions()) {
+    benchmark::AddCustomContext(library, version);
+  }
 }
 
 }  // namespace

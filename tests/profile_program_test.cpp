@@ -55,6 +55,14 @@ TEST(ProfileProgram, OtherRows) {
   EXPECT_TRUE(contains(places, "\nblocks.0.mlp.fc1 matmul (backward) "));
 }
 
+TEST(ProfileProgram, QuickRoof) {
+  const ProgramResult result = profile({"--json", "--quick-roof"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const json roof = json::parse(result.out).at("roof");
+  EXPECT_GT(roof.at("flops_per_second"), 0) << roof;
+  EXPECT_EQ(roof.at("copies").back().at("working_set"), 1 << 20) << roof;
+}
+
 TEST(ProfileProgram, JsonAddsUp) {
   const ProgramResult result = profile({"--json", "--grad-accum-steps", "2"});
   ASSERT_EQ(result.code, 0) << result.err;

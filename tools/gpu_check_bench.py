@@ -71,7 +71,9 @@ def profile(part):
 
 
 def profile_command(part, preset):
-    steps = ["--steps", 3, "--warm-up", 3, "--batch-size", 8] if part.quick else []
+    steps = []
+    if part.quick:
+        steps = ["--steps", 3, "--warm-up", 3, "--batch-size", 8, "--quick-roof"]
     return [BUILD / "vitrine", "profile", "--json", "--device", "cuda", "--preset", preset,
             "--precision", PROFILES[preset], "--tune", part.scratch / "tune.json", *steps]
 

@@ -30,6 +30,7 @@ const std::map<std::string, ProfileBy> kTables = {
     {"operation", ProfileBy::operation}, {"layer", ProfileBy::layer}, {"place", ProfileBy::place}};
 constexpr std::int64_t kMostBytes = std::int64_t{64} << 20;  // of images, where none are given
 constexpr std::int64_t kMostSteps = 1'000'000;
+constexpr RoofSizes kQuickRoof = {.product = 128, .copy = std::int64_t{1} << 20};
 
 // Images of the data set that flags name, else stripes in the model's own size.
 Dataset images_for(const ConfigFlags& flags, const RunConfig& config) {
@@ -97,6 +98,9 @@ Command add_profile(CLI::App& app) {
       ->check(CLI::Range(std::int64_t{1}, kMostSteps));
   command->add_option("--warm-up", options->steps.warm_up, "steps before them [5]")
       ->check(CLI::Range(std::int64_t{3}, kMostSteps));
+  command->add_flag_callback(
+      "--quick-roof", [options] { options->steps.roof = kQuickRoof; },
+      "measure the roof with small copies and products: sooner, and too low");
   std::vector<std::string> tables;
   for (const auto& [name, table] : kTables) tables.push_back(name);
   command->add_option("--by", options->by, "rows of the table: operation, layer, place [operation]")

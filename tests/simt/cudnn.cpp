@@ -175,6 +175,10 @@ const char* cudnnGetErrorString(cudnnStatus_t status) {
   }
 }
 
+std::size_t cudnnGetVersion() {
+  return CUDNN_VERSION;
+}
+
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
   return create(handle, counter.handles);
 }
