@@ -61,7 +61,7 @@ class StepOf {
 
  private:
   Graph graph() const {
-    VitOptions options = training_options(config_, data_, data_.size());
+    VitOptions options = training_options(config_, data_, /*resident=*/true);
     options.rows = kRows;
     return build_vit(config_.model, options);
   }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,13 +13,18 @@
 
 namespace vitrine {
 
-/// Images [N, C, H, W] as stored, labels in [0, num_classes).
+class PictureSource;
+
+/// Images [N, C, H, W] as stored, or photographs that become such while they are used; labels in
+/// [0, num_classes).
 struct Dataset {
   std::string name;  ///< "mnist", "cifar10", "digits", …
   std::int64_t channels = 0, height = 0, width = 0;
   std::vector<std::uint8_t> images;
   std::vector<std::int32_t> labels;
   std::vector<std::string> class_names;  ///< one a class
+  /// Photographs: `images` is empty, and channels, height and width are those that the model reads.
+  std::shared_ptr<const PictureSource> pictures;
 
   std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }
   std::int64_t num_classes() const { return static_cast<std::int64_t>(class_names.size()); }

@@ -54,6 +54,7 @@ class Evaluator {
             std::optional<bool> resident = {});
 
   const Plan& plan() const { return plan_; }
+  const BatchImages& images() const { return *images_; }
   /// `details`: confusion and misclassified; `logits`: keep them all.
   /// Told after each batch how many images are done; returns false to stop.
   using Observer = std::function<bool(std::int64_t)>;
@@ -61,8 +62,12 @@ class Evaluator {
                        const Observer& observer = {});
 
  private:
-  void collect(std::int64_t begin, std::size_t count, EvaluationResult& result) const;
-
+  struct Mistake {
+    std::int64_t image, label, predicted;
+    float probability;
+  };
+  void collect(std::int64_t begin, std::size_t count, EvaluationResult& result,
+               std::vector<Mistake>& mistakes) const;
   void run_batch(std::int64_t begin, std::int64_t end);
 
   Device& device_;
@@ -71,9 +76,10 @@ class Evaluator {
   bool resident_;
   Plan plan_;
   Executor executor_;
-  DeviceImages images_;
+  std::unique_ptr<BatchImages> images_;
   const void* weights_ = nullptr;
   std::int64_t valid_rows_ = 0;
+  std::vector<std::int32_t> labels_;  // of the last batch
   std::unique_ptr<Program> forward_;
 };
 
@@ -126,6 +132,7 @@ class Trainer {
 
  private:
   std::int64_t steps_per_epoch() const;
+  std::vector<std::int64_t> begin_epoch();
   void train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch);
   void note_tuning(TrainObserver& observer);
   void read_progress(std::int64_t images);

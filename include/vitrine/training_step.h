@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "vitrine/batch_images.h"
 #include "vitrine/dataset.h"
 #include "vitrine/device.h"
 #include "vitrine/executor.h"
@@ -19,30 +20,6 @@ namespace vitrine {
 /// −1) and add nothing to losses, counts and gradients.
 void set_rows(Executor& executor, std::span<const BatchRow> rows,
               std::span<const std::int32_t> labels);
-
-/// The images of a data set where a device reads them: all of them, or, where they do not fit, the
-/// batches of the next steps in a ring that is filled while the device works.
-class DeviceImages {
- public:
-  DeviceImages(Device& device, const Dataset& data, std::int64_t batch, bool resident);
-
-  /// How many images a plan is told of, and the bytes they take on the device.
-  static std::int64_t count(const Dataset& data, std::int64_t batch, bool resident);
-  static std::int64_t bytes(const Dataset& data, std::int64_t batch, bool resident);
-
-  const void* data() const { return ring_ ? ring_->device_data() : images_.data(); }
-  /// Makes the images of at most `batch` rows available to the work submitted next, and renumbers
-  /// the rows.
-  void load(std::vector<BatchRow>& rows);
-  /// That work has been submitted.
-  void submitted();
-
- private:
-  const Dataset& data_;
-  std::int64_t batch_;
-  Buffer images_;
-  std::unique_ptr<TransferRing> ring_;
-};
 
 /// Where a step stands in a training.
 struct StepPosition {
@@ -75,6 +52,10 @@ class TrainingStep {
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
 
+  /// Before the first step of an epoch, or of what is left of one: see BatchImages.
+  void begin_epoch(std::vector<std::int64_t> order, std::int64_t epoch, std::int64_t position) {
+    images_->begin(std::move(order), epoch, position);
+  }
   /// Submits the step for these images of the data set: at most batch_size · grad_accum_steps.
   void run(std::span<const std::int64_t> images, const StepPosition& position);
 
@@ -92,6 +73,7 @@ class TrainingStep {
   /// The host's seconds for choosing, cutting out and sending the images, over all steps since the
   /// last reset, timed or not.
   double data_seconds() const { return data_seconds_; }
+  const BatchImages& images() const { return *images_; }
 
  private:
   /// The whole step; or, with micro-batches, its three parts.
@@ -111,11 +93,9 @@ class TrainingStep {
   Device& device_;
   const Plan& plan_;
   const RunConfig& config_;
-  const Dataset& data_;
   Executor executor_;
   Optimizer optimizer_;
-  DeviceImages images_;
-  Transform transform_;
+  std::unique_ptr<BatchImages> images_;
   std::int64_t valid_rows_ = 0;  // read when a program runs; where it is recorded, by its recording
   Timing timing_;                // at first of operations where that costs next to nothing
   std::unique_ptr<Stopwatch> stopwatch_;

@@ -92,17 +92,15 @@ std::vector<Subject> read_subjects(const Options& options, const RunConfig& conf
                         .image = read_image(file)});
   }
   if (options.test_images.empty()) return subjects;
-  const Dataset data = load_dataset(config.recipe.dataset, config.recipe.data_dir, Split::test);
+  const Dataset data = load_data(config, Split::test);
   check_data(config, data);
   for (const std::int64_t i : numbers_of(options.test_images, data.size())) {
-    const std::uint8_t* pixels = data.image(i);
     const std::string number = std::to_string(i);
     const auto label = static_cast<std::size_t>(data.labels[static_cast<std::size_t>(i)]);
-    subjects.push_back(
-        {.title = "test image " + number,
-         .name = free_name("test-" + number, taken),
-         .true_class = data.class_names[label],
-         .image = {data.channels, data.height, data.width, {pixels, pixels + data.image_bytes()}}});
+    subjects.push_back({.title = "test image " + number,
+                        .name = free_name("test-" + number, taken),
+                        .true_class = data.class_names[label],
+                        .image = evaluation_image(config, data, i)});
   }
   return subjects;
 }

@@ -65,9 +65,8 @@ int evaluate(Device& device, const Options& options, Checkpoint& checkpoint, con
 int evaluate(const Options& options) {
   Checkpoint checkpoint = open_checkpoint(options.checkpoint);
   options.flags.override(checkpoint.config);
-  const Recipe& recipe = checkpoint.config.recipe;
   const Split split = options.split == "train" ? Split::train : Split::test;
-  const Dataset data = load_dataset(recipe.dataset, recipe.data_dir, split);
+  const Dataset data = load_data(checkpoint.config, split);
   check_data(checkpoint.config, data);
   return run_on_device(options.device,
                        [&](Device& device) { return evaluate(device, options, checkpoint, data); });

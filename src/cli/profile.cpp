@@ -10,7 +10,7 @@
 #include "cli/flags.h"
 #include "cli/progress.h"
 #include "io/files.h"
-#include "vitrine/dataset.h"
+#include "vitrine/batch_images.h"
 #include "vitrine/error.h"
 #include "vitrine/step_profile.h"
 
@@ -36,7 +36,7 @@ constexpr RoofSizes kQuickRoof = {.product = 128, .copy = std::int64_t{1} << 20}
 Dataset images_for(const ConfigFlags& flags, const RunConfig& config) {
   const Recipe& recipe = config.recipe;
   if (flags.has("dataset") || flags.has("data_dir")) {
-    return load_dataset(recipe.dataset, recipe.data_dir, Split::train);
+    return load_data(config, Split::train);
   }
   const VitConfig& model = config.model;
   const std::int64_t image = model.num_channels * model.image_height * model.image_width;

@@ -165,9 +165,8 @@ struct Session {
 
 void load_data(Session& session) {
   RunConfig& config = session.start.config;
-  const Recipe& recipe = config.recipe;
-  session.train = load_dataset(recipe.dataset, recipe.data_dir, Split::train);
-  session.test = load_dataset(recipe.dataset, recipe.data_dir, Split::test);
+  session.train = load_data(config, Split::train);
+  session.test = load_data(config, Split::test);
   config.class_names = session.train.class_names;
 }
 

@@ -1,6 +1,7 @@
 // Forward passes over a data set.
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "train/footprint.h"
 #include "vitrine/trainer.h"
@@ -18,27 +19,24 @@ Evaluator::Evaluator(Device& device, const RunConfig& config, const Dataset& dat
       config_(config),
       data_(data),
       resident_(resident.value_or(evaluation_resident(config, data, device.traits()))),
-      plan_(plan_vit(
-          config.model,
-          evaluation_options(config, data,
-                             DeviceImages::count(data, evaluation_batch(config, data), resident_)),
-          evaluation_batch(config, data), device.traits())),
+      plan_(plan_vit(config.model, evaluation_options(config, data, resident_),
+                     evaluation_batch(config, data), device.traits())),
       executor_(device, plan_),
-      images_(device, data, plan_.chunking().batch, resident_) {}
+      images_(make_batch_images(device, config, data, evaluation_images(config, data, resident_))) {
+}
 
 void Evaluator::run_batch(std::int64_t begin, std::int64_t end) {
-  std::vector<BatchRow> rows;
-  for (std::int64_t i = begin; i < end; ++i) rows.push_back(whole_image(data_, i));
-  images_.load(rows);
-  set_rows(executor_, rows,
-           std::span(data_.labels)
-               .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
+  std::vector<std::int64_t> images(static_cast<std::size_t>(end - begin));
+  std::iota(images.begin(), images.end(), begin);
+  const BatchRows batch = images_->load(images, {});
+  set_rows(executor_, batch.rows, batch.labels);
+  labels_ = batch.labels;
   StepState state;
   state.loss_scale = 1.0f / static_cast<float>(end - begin);
   valid_rows_ = end - begin;
   executor_.set_state(state);
   forward_->run();
-  images_.submitted();
+  images_->submitted();
 }
 
 EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_logits,
@@ -51,20 +49,24 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
     result.confusion.assign(classes * classes, 0);
     result.recognised.assign(classes, -1);
   }
+  std::vector<Mistake> mistakes;
   executor_.reset_metrics();
   const Range range(device_, "evaluation");
   if (forward_ == nullptr || weights != weights_) {
     weights_ = weights;
     forward_ = device_.program("evaluation", [this] {
-      executor_.run({.weights = weights_, .inputs = {images_.data()}, .valid_rows = valid_rows_});
+      executor_.run({.weights = weights_, .inputs = {images_->data()}, .valid_rows = valid_rows_});
     });
   }
+  std::vector<std::int64_t> order(static_cast<std::size_t>(data_.size()));
+  std::iota(order.begin(), order.end(), 0);
+  images_->begin(std::move(order), /*epoch=*/0, /*position=*/0);
   std::int64_t batches = 0;
   for (std::int64_t begin = 0; begin < data_.size(); begin += batch, ++batches) {
     const std::int64_t end = std::min(begin + batch, data_.size());
     run_batch(begin, end);
     const auto count = static_cast<std::size_t>(end - begin);
-    if (details) collect(begin, count, result);
+    if (details) collect(begin, count, result, mistakes);
     if (keep_logits) {
       const std::vector<float> logits = executor_.output(plan_.graph().find("logits"));
       result.logits.insert(result.logits.end(), logits.begin(),
@@ -74,10 +76,15 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
       result.complete = end == data_.size();
       if (result.complete) continue;
       result.confusion.clear();
-      result.misclassified.clear();
       result.recognised.clear();
       return result;
     }
+  }
+  for (const Mistake& mistake : mistakes) {
+    result.misclassified.push_back({.image = evaluation_image(config_, data_, mistake.image),
+                                    .label = mistake.label,
+                                    .predicted = mistake.predicted,
+                                    .probability = mistake.probability});
   }
   const Metrics sums = executor_.metrics();
   const auto n = static_cast<double>(std::max<std::int64_t>(sums.samples, 1));
@@ -92,14 +99,16 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
 }
 
 // Confusion counts, the first right answers and the most confident mistakes of one batch.
-void Evaluator::collect(std::int64_t begin, std::size_t count, EvaluationResult& result) const {
+void Evaluator::collect(std::int64_t begin, std::size_t count, EvaluationResult& result,
+                        std::vector<Mistake>& mistakes) const {
   const std::vector<float> probabilities = executor_.output(plan_.graph().find("probabilities"));
   const auto classes = static_cast<std::size_t>(config_.model.num_classes);
   for (std::size_t i = 0; i < count; ++i) {
     const float* row = probabilities.data() + i * classes;
     const std::int64_t predicted = std::max_element(row, row + classes) - row;
     const std::int64_t image = begin + static_cast<std::int64_t>(i);
-    const std::int64_t label = data_.labels[static_cast<std::size_t>(image)];
+    const std::int64_t label = labels_[i];
+    if (label < 0) continue;  // a picture that could not be read
     ++result.confusion[static_cast<std::size_t>(label) * classes +
                        static_cast<std::size_t>(predicted)];
     if (predicted == label) {
@@ -107,19 +116,12 @@ void Evaluator::collect(std::int64_t begin, std::size_t count, EvaluationResult&
       if (first < 0) first = image;
       continue;
     }
-    const std::uint8_t* pixels = data_.image(image);
-    result.misclassified.push_back({.image = {data_.channels,
-                                              data_.height,
-                                              data_.width,
-                                              {pixels, pixels + data_.image_bytes()}},
-                                    .label = label,
-                                    .predicted = predicted,
-                                    .probability = row[predicted]});
+    mistakes.push_back({image, label, predicted, row[predicted]});
   }
-  std::stable_sort(
-      result.misclassified.begin(), result.misclassified.end(),
-      [](const Misclassified& a, const Misclassified& b) { return a.probability > b.probability; });
-  if (result.misclassified.size() > kMostMistakes) result.misclassified.resize(kMostMistakes);
+  std::stable_sort(mistakes.begin(), mistakes.end(), [](const Mistake& a, const Mistake& b) {
+    return a.probability > b.probability;
+  });
+  if (mistakes.size() > kMostMistakes) mistakes.resize(kMostMistakes);
 }
 
 }  // namespace vitrine

@@ -5,13 +5,13 @@
 namespace vitrine {
 namespace {
 
-VitOptions options_for(const RunConfig& config, const Dataset& data, std::int64_t stored) {
+VitOptions options_for(const RunConfig& config, const StoredShape& stored) {
   const Transform t = transform(config.recipe, config.model.num_channels);
   return {.precision = config.recipe.precision,
           .patch_projection = config.recipe.patch_projection,
-          .source_height = data.height,
-          .source_width = data.width,
-          .stored_images = stored,
+          .source_height = stored.height,
+          .source_width = stored.width,
+          .stored_images = stored.images,
           .mean = t.mean,
           .std = t.std};
 }
@@ -23,15 +23,25 @@ std::int64_t evaluation_bytes(const Plan& plan, int workers) {
 
 }  // namespace
 
-VitOptions training_options(const RunConfig& config, const Dataset& data, std::int64_t stored) {
-  VitOptions options = options_for(config, data, stored);
+BatchImagesOptions training_images(const RunConfig& config, bool resident) {
+  return {.batch = config.recipe.batch_size, .resident = resident, .training = true};
+}
+
+BatchImagesOptions evaluation_images(const RunConfig& config, const Dataset& data, bool resident) {
+  return {.batch = evaluation_batch(config, data), .resident = resident};
+}
+
+VitOptions training_options(const RunConfig& config, const Dataset& data, bool resident) {
+  VitOptions options =
+      options_for(config, stored_shape(config, data, training_images(config, resident)));
   options.label_smoothing = static_cast<float>(config.recipe.smoothing);
   options.freeze = config.recipe.freeze;
   return options;
 }
 
-VitOptions evaluation_options(const RunConfig& config, const Dataset& data, std::int64_t stored) {
-  VitOptions options = options_for(config, data, stored);
+VitOptions evaluation_options(const RunConfig& config, const Dataset& data, bool resident) {
+  VitOptions options =
+      options_for(config, stored_shape(config, data, evaluation_images(config, data, resident)));
   options.training = false;
   options.probabilities = true;
   return options;
@@ -49,17 +59,18 @@ Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset
                     const DeviceTraits& traits, int workers) {
   const std::int64_t batch = config.recipe.batch_size, test_batch = evaluation_batch(config, test);
   const Plan training =
-      plan_vit(config.model, training_options(config, train, train.size()), batch, traits);
+      plan_vit(config.model, training_options(config, train, true), batch, traits);
   const Plan evaluation =
-      plan_vit(config.model, evaluation_options(config, test, test.size()), test_batch, traits);
+      plan_vit(config.model, evaluation_options(config, test, true), test_batch, traits);
   const std::int64_t alone = run_bytes(training, evaluation, workers);
   if (traits.reads_host_memory) {
-    const auto images = static_cast<std::int64_t>(train.images.size() + test.images.size());
+    const std::int64_t images = images_bytes(config, train, training_images(config, true)) +
+                                images_bytes(config, test, evaluation_images(config, test, true));
     return {.bytes = alone, .planned = alone + images};
   }
   auto bytes = [&](bool train_resident, bool test_resident) {
-    return alone + DeviceImages::bytes(train, batch, train_resident) +
-           DeviceImages::bytes(test, test_batch, test_resident);
+    return alone + images_bytes(config, train, training_images(config, train_resident)) +
+           images_bytes(config, test, evaluation_images(config, test, test_resident));
   };
   Footprint footprint;
   footprint.train_resident = bytes(true, false) <= traits.memory;
@@ -71,10 +82,11 @@ Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset
 
 bool evaluation_resident(const RunConfig& config, const Dataset& data, const DeviceTraits& traits) {
   if (traits.reads_host_memory) return true;
-  const Plan plan = plan_vit(config.model, evaluation_options(config, data, data.size()),
+  const Plan plan = plan_vit(config.model, evaluation_options(config, data, true),
                              evaluation_batch(config, data), traits);
   const std::int64_t weights = plan.memory(1).weights + traits.runtime;
-  return weights + evaluation_bytes(plan, 1) + static_cast<std::int64_t>(data.images.size()) <=
+  return weights + evaluation_bytes(plan, 1) +
+             images_bytes(config, data, evaluation_images(config, data, true)) <=
          traits.memory;
 }
 

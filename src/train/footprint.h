@@ -8,9 +8,13 @@
 
 namespace vitrine {
 
-/// Graph options of a run on a data set whose `stored` images the device sees.
-VitOptions training_options(const RunConfig& config, const Dataset& data, std::int64_t stored);
-VitOptions evaluation_options(const RunConfig& config, const Dataset& data, std::int64_t stored);
+/// Graph options of a run on a data set; `resident` as in BatchImagesOptions.
+VitOptions training_options(const RunConfig& config, const Dataset& data, bool resident);
+VitOptions evaluation_options(const RunConfig& config, const Dataset& data, bool resident);
+
+/// The images of a run.
+BatchImagesOptions training_images(const RunConfig& config, bool resident);
+BatchImagesOptions evaluation_images(const RunConfig& config, const Dataset& data, bool resident);
 
 /// Means of batch means depend on the batch size, so evaluation uses the recipe's.
 std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data);

@@ -11,7 +11,7 @@ namespace vitrine {
 namespace {
 
 VitOptions options_for(const RunConfig& config, const Dataset& image, bool attention) {
-  VitOptions options = evaluation_options(config, image, /*stored=*/1);
+  VitOptions options = evaluation_options(config, image, /*resident=*/true);
   options.attention_probabilities = attention;
   return options;
 }

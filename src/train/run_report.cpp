@@ -65,9 +65,7 @@ void add_attention(Report& report, Device& device, const RunConfig& config, cons
   std::vector<Picture> pictures;
   ImagePass pass(device, config, /*attention=*/true);
   for (const std::int64_t i : images_to_show(test, result)) {
-    const std::uint8_t* pixels = test.image(i);
-    const Image image{
-        test.channels, test.height, test.width, {pixels, pixels + test.image_bytes()}};
+    const Image image = evaluation_image(config, test, i);
     const AttentionMaps maps = pass.run(weights, image);
     const auto over = [&](const std::vector<float>& map) {
       return attention_overlay(image, patch_attention(config.model, map.data()), config.model);

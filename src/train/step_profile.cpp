@@ -37,12 +37,17 @@ double forward_flops_of_model(const RunConfig& config, const DeviceTraits& trait
 class Steps {
  public:
   Steps(Device& device, const Plan& plan, const RunConfig& config, const Dataset& data,
-        bool resident)
+        bool resident, std::int64_t most_steps)
       : step_(device, plan, config, data, resident),
         images_(config.recipe.batch_size * config.recipe.grad_accum_steps),
         size_(data.size()),
         learning_rate_(config.recipe.lr) {
     step_.optimizer().upload_weights(initial_weights(config.model, plan, config.recipe.seed));
+    std::vector<std::int64_t> order(static_cast<std::size_t>(most_steps * images_));
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      order[i] = static_cast<std::int64_t>(i) % size_;
+    }
+    step_.begin_epoch(std::move(order), /*epoch=*/0, /*position=*/0);
   }
 
   TrainingStep& step() { return step_; }
@@ -117,7 +122,7 @@ bool fits_resident(Device& device, const RunConfig& config, const Dataset& data,
   const DeviceTraits& traits = device.traits();
   const auto memory = static_cast<double>(traits.memory);
   const auto with = [&](bool resident) {
-    const std::int64_t bytes = DeviceImages::bytes(data, config.recipe.batch_size, resident);
+    const std::int64_t bytes = images_bytes(config, data, training_images(config, resident));
     return planned + (traits.reads_host_memory ? 0.0 : static_cast<double>(bytes));
   };
   if (with(true) <= memory) return true;
@@ -143,7 +148,8 @@ void take_steps(Device& device, const Plan& plan, const RunConfig& config, const
                 bool resident, const StepProfileOptions& options, const ProfileObserver& observer,
                 StepProfile& profile) {
   const double bytes_before = process_bytes("VmRSS");
-  Steps steps(device, plan, config, data, resident);
+  const std::int64_t most_steps = options.warm_up + 2 + 3 * options.steps;
+  Steps steps(device, plan, config, data, resident, most_steps);
   const auto tell = [&](const char* what, std::int64_t done, std::int64_t of) {
     if (!observer(what, done * steps.images(), of * steps.images())) throw Error("interrupted");
   };
@@ -188,15 +194,15 @@ StepProfile profile_step(Device& device, const RunConfig& config, const Dataset&
   check_data(config, data);
   const std::int64_t batch = config.recipe.batch_size;
   const auto plan_for = [&](bool resident) {
-    const std::int64_t stored = DeviceImages::count(data, batch, resident);
-    return plan_vit(config.model, training_options(config, data, stored), batch, device.traits());
+    return plan_vit(config.model, training_options(config, data, resident), batch, device.traits());
   };
   Plan plan = plan_for(true);
   StepProfile profile = describe(device, config, data, plan);
   const bool resident = fits_resident(device, config, data, profile.planned_bytes);
   if (!resident) plan = plan_for(false);
   if (!device.traits().reads_host_memory) {
-    profile.planned_bytes += static_cast<double>(DeviceImages::bytes(data, batch, resident));
+    profile.planned_bytes +=
+        static_cast<double>(images_bytes(config, data, training_images(config, resident)));
   }
   take_steps(device, plan, config, data, resident, options, observer, profile);
   if (!options.capture) profile.roof = measure_roof(device, config.recipe.precision, options.roof);

@@ -34,9 +34,7 @@ Plan make_plan(const RunConfig& config, const Dataset& train, const Dataset& tes
                    "at most the " +
                    std::to_string(train.size()) + " images of " + train.name);
   }
-  return plan_vit(config.model,
-                  training_options(config, train, DeviceImages::count(train, batch, resident)),
-                  batch, traits);
+  return plan_vit(config.model, training_options(config, train, resident), batch, traits);
 }
 
 // " (other processes hold 70.0 GiB)"
@@ -165,6 +163,19 @@ void Trainer::resume(const Checkpoint& checkpoint) {
   if (state_.step_in_epoch > 0) step_.executor().set_chunk_metrics(state_.metrics);
 }
 
+// The epoch's images in order, the rest of which is under way from now on.
+std::vector<std::int64_t> Trainer::begin_epoch() {
+  const Recipe& recipe = config_.recipe;
+  std::vector<std::int64_t> order =
+      repeated_order(train_.size(), recipe.aug_repeats, recipe.seed, state_.epoch);
+  const std::int64_t images = recipe.batch_size * recipe.grad_accum_steps;
+  const std::int64_t begin = state_.step_in_epoch * images;
+  const std::int64_t end = std::min(steps_per_epoch() * images, train_.size());
+  step_.begin_epoch({order.begin() + std::min(begin, end), order.begin() + end}, state_.epoch,
+                    begin);
+  return order;
+}
+
 void Trainer::train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch) {
   const std::int64_t images = config_.recipe.batch_size * config_.recipe.grad_accum_steps;
   const std::int64_t begin = step_in_epoch * images;
@@ -263,7 +274,7 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
   if (recipe.epochs == 0) save({"last"});
   while (state_.epoch < recipe.epochs) {
     if (stop()) return TrainOutcome::step_limit;
-    const std::vector<std::int64_t> order = shuffled(train_.size(), recipe.seed, state_.epoch);
+    const std::vector<std::int64_t> order = begin_epoch();
     observer.on_epoch_begin(state_.epoch + 1, train_.size());
     std::optional<Range> range(std::in_place, device_, "epoch " + std::to_string(state_.epoch + 1));
     const auto start = Clock::now();

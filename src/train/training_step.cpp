@@ -42,11 +42,11 @@ TrainingStep::TrainingStep(Device& device, const Plan& plan, const RunConfig& co
     : device_(device),
       plan_(plan),
       config_(config),
-      data_(data),
       executor_(device, plan),
       optimizer_(device, plan, optimizer_config(config.recipe)),
-      images_(device, data, config.recipe.batch_size, resident),
-      transform_(transform(config.recipe, config.model.num_channels)),
+      images_(make_batch_images(
+          device, config, data,
+          {.batch = config.recipe.batch_size, .resident = resident, .training = true})),
       timing_(device.traits().asynchronous ? Timing::none : Timing::operations),
       stopwatch_(device.make_stopwatch(executor_.points() + kUpdatePoints)) {
   times_.operations = executor_.timed_operations();
@@ -76,7 +76,7 @@ TrainingStep::Programs TrainingStep::make_programs() {
 void TrainingStep::gradients(bool accumulate) {
   executor_.set_stopwatch(times_operations() ? stopwatch_.get() : nullptr);
   executor_.run({.weights = optimizer_.weights(),
-                 .inputs = {images_.data()},
+                 .inputs = {images_->data()},
                  .valid_rows = valid_rows_,
                  .accumulate = accumulate});
 }
@@ -111,21 +111,16 @@ void TrainingStep::run_micro_batch(std::span<const std::int64_t> images,
                                    const StepPosition& position, StepState state,
                                    Program& program) {
   const auto start = Clock::now();
-  std::vector<BatchRow> rows;
-  std::vector<std::int32_t> labels;
-  std::int64_t place = position.first_image + state.first_row;
-  for (const std::int64_t image : images) {
-    rows.push_back(
-        random_view(data_, image, transform_, config_.recipe.seed, position.epoch, place++));
-    labels.push_back(data_.labels[static_cast<std::size_t>(image)]);
-  }
-  images_.load(rows);
-  set_rows(executor_, rows, labels);
+  const BatchRows batch = images_->load(images, {.step = position.step,
+                                                 .epoch = position.epoch,
+                                                 .first_image = position.first_image,
+                                                 .first_row = state.first_row});
+  set_rows(executor_, batch.rows, batch.labels, batch.mixes);
   data_seconds_ += seconds_since(start);
   valid_rows_ = static_cast<std::int64_t>(images.size());
   executor_.set_state(state);
   run_program(program, /*has_run=*/true, /*has_update=*/config_.recipe.grad_accum_steps == 1);
-  images_.submitted();
+  images_->submitted();
 }
 
 void TrainingStep::run(std::span<const std::int64_t> images, const StepPosition& position) {

@@ -58,7 +58,7 @@ class StepOf {
   StepOf(Device& device, std::int64_t micro_batches)
       : config_(small_config(micro_batches)),
         data_(random_images(config_.model, 40, kDataSeed)),
-        plan_(plan_vit(config_.model, training_options(config_, data_, data_.size()), kBatch,
+        plan_(plan_vit(config_.model, training_options(config_, data_, true), kBatch,
                        device.traits())),
         step_(device, plan_, config_, data_, true) {
     step_.optimizer().upload_weights(initial_weights(config_.model, plan_, 3));
