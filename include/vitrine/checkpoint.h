@@ -20,9 +20,10 @@ struct TrainerState {
   std::int64_t epoch = 0;          ///< epochs done
   std::int64_t step_in_epoch = 0;  ///< steps done in the running epoch
   OptimizerState optimizer;
-  std::string tuning;            ///< DeviceTraits::tuning of the run that wrote it
-  std::vector<Metrics> metrics;  ///< running sums of the epoch, by chunk
-  double epoch_seconds = 0;      ///< training time of the running epoch so far
+  std::string tuning;             ///< DeviceTraits::tuning of the run that wrote it
+  std::vector<Metrics> metrics;   ///< running sums of the epoch, by chunk
+  double epoch_seconds = 0;       ///< training time of the running epoch so far
+  double epoch_data_seconds = 0;  ///< EpochRecord::data_seconds so far
   double best_top1 = -1;
   std::vector<EpochRecord> epochs;  ///< finished ones
   std::vector<StepRecord> steps;    ///< the training curve

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,14 @@ struct EpochRecord {
   double seconds = 0;              ///< training, without evaluation
   double images_per_second = 0;    ///< training
   std::int64_t skipped_steps = 0;  ///< so far
+  double data_seconds = 0;  ///< of `seconds`: waiting for images and making them ready on the host
+  /// Of the averaged weights; NaN: the recipe averages none.
+  double ema_loss = kNone, ema_top1 = kNone, ema_top5 = kNone;
+
+  bool has_ema() const { return ema_top1 == ema_top1; }
+
+ private:
+  static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 };
 
 /// A point of the training curve, every log interval.

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@
 #include "vitrine/training_step.h"
 
 namespace vitrine {
+
+class EventFile;
 
 /// Throws BadInput when images of the data set cannot be fed to the model, or have classes it
 /// lacks.
@@ -109,6 +112,7 @@ class Trainer {
   /// Plans and allocates; throws OutOfMemory with the largest batch that fits.
   Trainer(Device& device, const RunConfig& config, const Dataset& train, const Dataset& test,
           const std::filesystem::path& output);
+  ~Trainer();
 
   /// Initial weights, or those of the recipe's initial_checkpoint: the report tells what became of
   /// them. Throws BadInput.
@@ -120,6 +124,8 @@ class Trainer {
 
   const Plan& plan() const { return plan_; }
   const TrainerState& state() const { return state_; }
+  /// What workers did to decode the training pictures since the start of the process.
+  DataTimes data_times() const { return step_.images().times(); }
   /// By operation; empty where the device works beside the host.
   Profile profile() const;
   Buffer weights() const { return step_.optimizer().host_weights(); }
@@ -135,11 +141,13 @@ class Trainer {
   std::vector<std::int64_t> begin_epoch();
   void train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch);
   void note_tuning(TrainObserver& observer);
+  void note_broken_pictures(TrainObserver& observer);
   void read_progress(std::int64_t images);
   void report_progress(TrainObserver& observer, bool wait);
   EpochRecord end_epoch(const EvaluationResult& test);
   void save(const std::vector<std::string>& names);
   void write_metrics();
+  void log_epoch(const EpochRecord& record);
 
   /// The device's sums at a log interval, on their way to the host.
   struct Progress {
@@ -161,6 +169,8 @@ class Trainer {
   std::optional<std::string>
       resumed_tuning_;  // of the checkpoint, until the first step is compared
   std::deque<Progress> progress_;
+  std::set<std::string> noted_;  // messages of broken pictures
+  std::unique_ptr<EventFile> events_;
 };
 
 /// The report of a finished or interrupted run. Where its pictures cannot be drawn, for want of

@@ -73,6 +73,7 @@ class TrainingStep {
   /// The host's seconds for choosing, cutting out and sending the images, over all steps since the
   /// last reset, timed or not.
   double data_seconds() const { return data_seconds_; }
+  void reset_data_seconds() { data_seconds_ = 0; }
   const BatchImages& images() const { return *images_; }
 
  private:

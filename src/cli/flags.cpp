@@ -160,7 +160,10 @@ RunConfig ConfigFlags::resolve(const RunConfig& base) const {
 
 void ConfigFlags::override(RunConfig& config) const {
   const std::string source = "command line";
+  const std::string dataset = config.recipe.dataset;
   read_json(overrides_, source, config);
+  // The drawn digits have no directory: who names one has photographs in it.
+  if (has("data_dir") && !has("dataset") && dataset == "digits") config.recipe.dataset = "folder";
   validate(config.model, source);
   validate(config.recipe, source);
 }

@@ -163,36 +163,34 @@ struct Session {
   bool trained = false;                 ///< what is left is the evaluation for the report
 };
 
-void load_data(Session& session) {
+void load_data(const Options& options, Session& session) {
   RunConfig& config = session.start.config;
   session.train = load_data(config, Split::train);
   session.test = load_data(config, Split::test);
   config.class_names = session.train.class_names;
-}
-
-void make_trainer(Session& session, const fs::path& output) {
-  session.trainer.emplace(*session.device, session.start.config, session.train, session.test,
-                          output);
-}
-
-void make_trainer(Session& session, const DeviceOptions& options) {
-  try {
-    make_trainer(session, session.start.output);
-  } catch (const OutOfMemory& error) {
-    if (options.name != "auto" || session.device->traits().name == "cpu") throw;
-    session.device = make_cpu_device(options.threads);
-    make_trainer(session, session.start.output);
-    std::fprintf(stderr, "vitrine: using the CPU: %s\n", error.what());
+  // A model that is told nothing else has as many classes as the photographs.
+  const bool told = options.flags.has("num_classes") || session.start.checkpoint;
+  if (session.train.pictures && !told && config.model.num_classes != session.train.num_classes()) {
+    config.model.num_classes = session.train.num_classes();
+    session.start.adaptation.new_head = true;
   }
 }
 
-void set_start(Session& session) {
-  const std::optional<Checkpoint>& checkpoint = session.start.checkpoint;
-  if (checkpoint) {
-    session.trainer->resume(*checkpoint);
-  } else {
-    session.weights = session.trainer->initialize(session.start.adaptation);
+void print_data(const Trainer& trainer) {
+  double training = trainer.state().epoch_seconds, data = trainer.state().epoch_data_seconds;
+  for (const EpochRecord& epoch : trainer.state().epochs) {
+    training += epoch.seconds;
+    data += epoch.data_seconds;
   }
+  std::printf("Data: %.1f %% of the training time went by until images were ready",
+              training > 0 ? 100 * data / training : 0.0);
+  const DataTimes times = trainer.data_times();
+  if (times.pictures > 0) {
+    const double seconds = times.read + times.decode + times.draw;
+    std::printf("; a worker decodes %.0f pictures a second",
+                static_cast<double>(times.pictures) / seconds);
+  }
+  std::printf("\n");
 }
 
 /// Where the run is: "step 12", "the evaluation after step 12".
@@ -223,6 +221,7 @@ int finish(const Options& options, Session& session, TrainOutcome outcome, Conso
     if (result.complete) {
       std::printf("Test loss: %.2f\nTest accuracy: %.2f%%\n", result.loss, 100 * result.top1);
     }
+    print_data(trainer);
     std::printf("Peak memory: %s, planned %s\n", format_bytes(peak).c_str(),
                 format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
     std::printf("Checkpoint: %s\nReport: %s\n", (output / "last").c_str(),
@@ -261,7 +260,7 @@ std::string replay(Options options, const Fault& fault) {
   const std::int64_t last = recipe.max_steps, most = fault.step + recipe.log_interval;
   recipe.max_steps = last > 0 ? std::min(last, most) : most;
   session.device = make_device(options.device);
-  load_data(session);
+  load_data(options, session);
   make_trainer(session, fs::path());
   TrainObserver silent;
   try {
@@ -291,7 +290,7 @@ int train(const Options& options) {
     return write_untrained(session.start, session.device->traits(), options.json);
   }
   const double bytes_before = process_bytes("VmRSS");
-  load_data(session);
+  load_data(options, session);
   const std::string checkpoint_before = last_checkpoint(output);
   try {
     return run(options, session, bytes_before);

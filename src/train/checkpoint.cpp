@@ -31,6 +31,10 @@ constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kFirstMoment = "first_moment.";
 constexpr const char* kSecondMoment = "second_moment.";
 
+/// A number that older files lack, and that a NaN leaves out.
+struct Optional {};
+constexpr Optional kOptional;
+
 template <typename Visitor, typename Record>
 void fields(Visitor&& visit,
             Record& r) requires std::is_same_v<std::remove_const_t<Record>, EpochRecord> {
@@ -45,6 +49,10 @@ void fields(Visitor&& visit,
   visit("seconds", r.seconds);
   visit("images_per_second", r.images_per_second);
   visit("skipped_steps", r.skipped_steps);
+  visit("data_seconds", r.data_seconds, kOptional);
+  visit("ema_loss", r.ema_loss, kOptional);
+  visit("ema_top1", r.ema_top1, kOptional);
+  visit("ema_top5", r.ema_top5, kOptional);
 }
 
 template <typename Visitor, typename Record>
@@ -75,6 +83,7 @@ void fields(Visitor&& visit,
   visit("skipped_steps", s.optimizer.skipped_steps);
   visit("gradient_norm", s.optimizer.gradient_norm);
   visit("epoch_seconds", s.epoch_seconds);
+  visit("epoch_data_seconds", s.epoch_data_seconds, kOptional);
   visit("best_top1", s.best_top1);
   visit("tuning", s.tuning);
   visit("metrics", s.metrics);
@@ -93,6 +102,9 @@ struct Writer {
     } else {
       document[key] = std::isnan(number) ? "nan" : number > 0 ? "inf" : "-inf";
     }
+  }
+  void operator()(const char* key, double number, Optional) {
+    if (!std::isnan(number)) (*this)(key, number);
   }
   void operator()(const char* key, const std::string& text) { document[key] = text; }
   template <typename Record>
@@ -131,6 +143,9 @@ struct Reader {
     } else {
       fail(key, "a number");
     }
+  }
+  void operator()(const char* key, double& number, Optional) const {
+    if (document.contains(key)) (*this)(key, number);
   }
   void operator()(const char* key, std::string& text) const {
     if (!document.contains(key)) return;

@@ -109,10 +109,13 @@ std::string render_curves(const Report& report) {
   loss.series = {step_series(report, "train, per step", "steps", &StepRecord::loss),
                  epoch_series(report, "train", "train", &EpochRecord::train_loss),
                  epoch_series(report, "test", "test", &EpochRecord::test_loss)};
+  const bool ema = !report.epochs.empty() && report.epochs.back().has_ema();
+  if (ema) loss.series.push_back(epoch_series(report, "EMA", "top5", &EpochRecord::ema_loss));
   LineChart accuracy{"Accuracy", x_label, x_end, Unit::kFraction, false, 270, {}};
   accuracy.series = {epoch_series(report, "train", "train", &EpochRecord::train_top1),
                      epoch_series(report, "test", "test", &EpochRecord::test_top1),
-                     epoch_series(report, "test, top-5", "top5", &EpochRecord::test_top5)};
+                     ema ? epoch_series(report, "EMA", "top5", &EpochRecord::ema_top1)
+                         : epoch_series(report, "test, top-5", "top5", &EpochRecord::test_top5)};
   LineChart rate{"Learning rate", x_label, x_end, Unit::kNumber, true, 160, {}};
   rate.series = {report.steps.empty()
                      ? epoch_series(report, "at the end", "train", &EpochRecord::learning_rate)
@@ -121,8 +124,16 @@ std::string render_curves(const Report& report) {
   if (report.epochs.size() > 1) {
     speed.series = {epoch_series(report, "last", "train", &EpochRecord::images_per_second)};
   }
+  LineChart time{"Time of an epoch, s", x_label, x_end, Unit::kNumber, true, 160, {}};
+  const bool waits = std::any_of(report.epochs.begin(), report.epochs.end(), [](const auto& epoch) {
+    return epoch.data_seconds > 0.01 * epoch.seconds;
+  });
+  if (waits && report.epochs.size() > 1) {
+    time.series = {epoch_series(report, "training", "train", &EpochRecord::seconds),
+                   epoch_series(report, "of it for data", "test", &EpochRecord::data_seconds)};
+  }
   std::string charts;
-  for (const LineChart* chart : {&loss, &accuracy, &rate, &speed}) {
+  for (const LineChart* chart : {&loss, &accuracy, &rate, &speed, &time}) {
     charts += render_line_chart(*chart);
   }
   if (charts.empty()) return "";

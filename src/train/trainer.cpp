@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "io/event_file.h"
 #include "io/files.h"
 #include "io/format.h"
 #include "train/footprint.h"
@@ -141,6 +142,8 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
                .total_steps = std::llround(static_cast<double>(recipe.epochs) * per_epoch)};
 }
 
+Trainer::~Trainer() = default;
+
 std::int64_t Trainer::steps_per_epoch() const {
   const std::int64_t images = config_.recipe.batch_size * config_.recipe.grad_accum_steps;
   return config_.recipe.drop_last ? train_.size() / images : (train_.size() + images - 1) / images;
@@ -205,6 +208,16 @@ void Trainer::note_tuning(TrainObserver& observer) {
   resumed_tuning_.reset();
 }
 
+// Names the pictures that turned out to be broken since the last time.
+void Trainer::note_broken_pictures(TrainObserver& observer) {
+  std::vector<std::string> broken = step_.images().broken();
+  const std::vector<std::string> of_test = evaluator_.images().broken();
+  broken.insert(broken.end(), of_test.begin(), of_test.end());
+  for (const std::string& message : broken) {
+    if (noted_.insert(message).second) observer.on_notice("left out: " + message);
+  }
+}
+
 // The device's sums as of now, on their way to the host.
 void Trainer::read_progress(std::int64_t images) {
   progress_.push_back({.step = state_.step,
@@ -227,6 +240,8 @@ void Trainer::report_progress(TrainObserver& observer, bool wait) {
                                     static_cast<double>(std::max<std::int64_t>(count, 1)),
                             .learning_rate = schedule_.at(progress.step - 1)};
     state_.steps.push_back(record);
+    if (events_)
+      events_->add(record.step, {{"loss/train", record.loss}, {"lr", record.learning_rate}});
     const auto* optimizer = static_cast<const OptimizerState*>(progress.optimizer->wait());
     const auto samples = static_cast<double>(std::max<std::int64_t>(sums.samples, 1));
     observer.on_log(progress.images, record, static_cast<double>(sums.top1) / samples,
@@ -249,9 +264,10 @@ EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
                      .learning_rate = last.learning_rate,
                      .seconds = state_.epoch_seconds,
                      .images_per_second = static_cast<double>(sums.samples) / state_.epoch_seconds,
-                     .skipped_steps = step_.optimizer().state().skipped_steps};
+                     .skipped_steps = step_.optimizer().state().skipped_steps,
+                     .data_seconds = state_.epoch_data_seconds};
   state_.step_in_epoch = 0;
-  state_.epoch_seconds = 0;
+  state_.epoch_seconds = state_.epoch_data_seconds = 0;
   step_.executor().reset_metrics();
   state_.epochs.push_back(record);
   return record;
@@ -270,6 +286,7 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
   const Recipe& recipe = config_.recipe;
   const std::int64_t steps = steps_per_epoch();
   const std::int64_t images = recipe.batch_size * recipe.grad_accum_steps;
+  if (!output_.empty() && !events_) events_ = std::make_unique<EventFile>(output_);
   auto stop = [&] { return recipe.max_steps > 0 && state_.step >= recipe.max_steps; };
   if (recipe.epochs == 0) save({"last"});
   while (state_.epoch < recipe.epochs) {
@@ -278,7 +295,8 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
     observer.on_epoch_begin(state_.epoch + 1, train_.size());
     std::optional<Range> range(std::in_place, device_, "epoch " + std::to_string(state_.epoch + 1));
     const auto start = Clock::now();
-    const double before = state_.epoch_seconds;
+    const double before = state_.epoch_seconds, data_before = state_.epoch_data_seconds;
+    step_.reset_data_seconds();
     while (state_.step_in_epoch < steps) {
       train_step(order, state_.step_in_epoch);
       note_tuning(observer);
@@ -293,6 +311,7 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
       const bool saves = !ends && (stops || stop() || due);
       report_progress(observer, /*wait=*/ends || saves);
       state_.epoch_seconds = before + seconds_since(start);
+      state_.epoch_data_seconds = data_before + step_.data_seconds();
       if (ends) break;
       if (saves) save({"last"});
       if (stops) return TrainOutcome::interrupted;
@@ -308,6 +327,7 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
       save({"last"});  // the epoch's steps are done; resuming begins with its evaluation
       return TrainOutcome::interrupted;
     }
+    note_broken_pictures(observer);
     const EpochRecord record = end_epoch(test_result);
     const bool best = record.test_top1 > state_.best_top1;
     if (best) state_.best_top1 = record.test_top1;
@@ -333,9 +353,26 @@ void Trainer::save(const std::vector<std::string>& names) {
   save_checkpoint(output_, config_, plan_, tensors, state_, names);
 }
 
+void Trainer::log_epoch(const EpochRecord& r) {
+  EventFile::Scalars scalars = {{"loss/test", r.test_loss},
+                                {"accuracy/train_top1", r.train_top1},
+                                {"accuracy/test_top1", r.test_top1},
+                                {"accuracy/test_top5", r.test_top5},
+                                {"speed/images_per_second", r.images_per_second},
+                                {"speed/data_share", r.data_seconds / r.seconds}};
+  if (r.has_ema()) {
+    scalars.insert(scalars.end(), {{"loss/ema", r.ema_loss},
+                                   {"accuracy/ema_top1", r.ema_top1},
+                                   {"accuracy/ema_top5", r.ema_top5}});
+  }
+  events_->add(r.step, scalars);
+  events_->flush();
+}
+
 // Both files are written whole from the records, so a resumed run leaves no doubled lines.
 void Trainer::write_metrics() {
   if (output_.empty()) return;
+  log_epoch(state_.epochs.back());
   std::string lines;
   std::string table = "epoch,train_loss,train_top1,eval_loss,eval_top1,eval_top5,lr\n";
   for (const EpochRecord& r : state_.epochs) {
