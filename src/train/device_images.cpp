@@ -6,11 +6,14 @@
 namespace vitrine {
 
 void set_rows(Executor& executor, std::span<const BatchRow> rows,
-              std::span<const std::int32_t> labels) {
+              std::span<const std::int32_t> labels, std::span<const LabelMix> mixes) {
   const std::span<BatchRow> all_rows = executor.row_input<BatchRow>("rows");
   std::fill(std::copy(rows.begin(), rows.end(), all_rows.begin()), all_rows.end(), BatchRow{});
   const std::span<std::int32_t> all_labels = executor.row_input<std::int32_t>("labels");
   std::fill(std::copy(labels.begin(), labels.end(), all_labels.begin()), all_labels.end(), -1);
+  if (mixes.empty() && !executor.has_row_input("mixes")) return;
+  const std::span<LabelMix> all_mixes = executor.row_input<LabelMix>("mixes");
+  std::fill(std::copy(mixes.begin(), mixes.end(), all_mixes.begin()), all_mixes.end(), LabelMix{});
 }
 
 DeviceImages::DeviceImages(Device& device, const Dataset& data, std::int64_t batch, bool resident)
