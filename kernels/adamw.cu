@@ -38,7 +38,7 @@ constexpr double kClipEps = 1e-6;
 /// What is the same for all regions in this step.
 struct StepFactors {
   double learning_rate, inverse_bias_correction1;
-  float clip, inverse_sqrt_bias_correction2;
+  float clip, inverse_sqrt_bias_correction2, ema_decay;
 };
 
 __device__ __forceinline__ StepFactors step_factors(const AdamW& args) {
@@ -53,6 +53,7 @@ __device__ __forceinline__ StepFactors step_factors(const AdamW& args) {
   factors.clip = static_cast<float>(clip < 1.0 ? clip : 1.0);
   factors.inverse_sqrt_bias_correction2 =
       static_cast<float>(1.0 / sqrt(1.0 - pow(static_cast<double>(args.beta2), step)));
+  factors.ema_decay = args.state->ema_decay;
   return factors;
 }
 
@@ -142,7 +143,7 @@ __device__ __forceinline__ void update(const AdamW& args, const StepFactors& ste
   if (args.ema.data == nullptr) return;
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
-    ema[j] = fmaf(1.0f - args.ema_decay, w[j], args.ema_decay * ema[j]);
+    ema[j] = fmaf(1.0f - step.ema_decay, w[j], step.ema_decay * ema[j]);
   }
   store(args.ema.data + i, ema);
 }

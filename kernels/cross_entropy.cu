@@ -1,11 +1,17 @@
-// Softmax cross-entropy: loss, accuracy and the gradient of the logits in one kernel.
+// Cross-entropy, softmax or binary: loss, accuracy and the gradient of the logits in one kernel.
 //
-//   loss = sum_k t_k (log_sum_exp(z) - z_k),   dz = softmax(z) sum_k t_k - t
-//   t = (1 - s) onehot(label) + s / K          label smoothing: Szegedy et al. 2016,
-//                                              arXiv:1512.00567
+//   softmax   loss = sum_k t_k (log_sum_exp(z) - z_k)         dz = softmax(z) sum_k t_k - t
+//   binary    loss = mean_k [t_k softplus(-z_k) + (1 - t_k) softplus(z_k)],  dz = (sigmoid(z) - t) / K
+//             softplus(z) = max(z, 0) + log(1 + e^-|z|);      with `sum_classes` without the 1 / K
+//   t = (1 - s) (w onehot(label) + (1 - w) onehot(other)) + s / K
+//
+// Smoothing s: Szegedy et al. 2016, arXiv:1512.00567; the mix w as timm's mixup_target; the binary
+// loss and its threshold: Wightman et al. 2021, arXiv:2110.00476.
+//
 // z are the logits; with `head_softmax` z = p = softmax(logits) and dlogits = p (dz - sum_k p_k
 // dz_k). Of equal logits the lower class is ahead. The labels lie in device memory, where no
-// launcher looks: one outside [0, K) is a row without a label, like -1. dlogits is written (=).
+// launcher looks: one outside [0, K) is a row without a label, like -1, a mix with one outside is
+// none. dlogits is written (=).
 //
 // One warp owns a row of up to 1024 classes, one block of eight warps a longer one; blocks take
 // rows in a fixed order. A row is read three times (five with `head_softmax`), all but the first
@@ -53,30 +59,52 @@ __device__ __forceinline__ float exp_of(float x) {
 }
 
 /// The targets of one row.
+template <LossKind kKind>
 class Target {
  public:
-  __device__ Target(const CrossEntropy& args, std::int64_t row, std::int64_t label)
+  __device__ Target(const CrossEntropy& args, std::int64_t row, std::int32_t label)
       : soft_(args.targets.data == nullptr ? nullptr : args.targets.data + row * args.classes),
         label_(label),
-        others_(args.label_smoothing / static_cast<float>(args.classes)),
-        own_(1.0f - args.label_smoothing + others_) {}
+        threshold_(args.target_threshold) {
+    LabelMix mix;
+    if (args.mixes.data != nullptr) mix = args.mixes.data[row];
+    const bool mixed = mix.other >= 0 && mix.other < args.classes && mix.other != label;
+    const float weight = mixed ? mix.weight : 1.0f;
+    if (mixed) other_ = mix.other;
+    const float rest = args.label_smoothing / static_cast<float>(args.classes);
+    rest_ = decided(rest);
+    on_label_ = decided(weight * (1.0f - args.label_smoothing) + rest);
+    on_other_ = decided((1.0f - weight) * (1.0f - args.label_smoothing) + rest);
+    dominant_ = weight < 0.5f ? other_ : label;
+  }
 
   __device__ bool is_soft() const { return soft_ != nullptr; }
+  /// The label of larger weight.
+  __device__ std::int32_t dominant() const { return dominant_; }
   /// The targets of classes [first, first + kVector).
   template <int kVector>
   __device__ __forceinline__ void load_at(std::int64_t first, float (&t)[kVector]) const {
     if (is_soft()) {
       load(t, soft_ + first);
+#pragma unroll
+      for (float& value : t) value = decided(value);
     } else {
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) t[i] = first + i == label_ ? own_ : others_;
+      for (int i = 0; i < kVector; ++i) {
+        t[i] = first + i == label_ ? on_label_ : first + i == other_ ? on_other_ : rest_;
+      }
     }
   }
 
  private:
+  __device__ __forceinline__ float decided(float t) const {
+    if (kKind == LossKind::softmax || threshold_ < 0.0f) return t;
+    return t > threshold_ ? 1.0f : 0.0f;
+  }
+
   const float* soft_;
-  std::int64_t label_;
-  float others_, own_;
+  std::int32_t label_, other_ = -1, dominant_;
+  float threshold_, rest_, on_label_, on_other_;
 };
 
 /// softmax(z)_k = exp(z_k - maximum) · scale, and what else one pass over a row finds.
@@ -90,7 +118,7 @@ struct Softmax {
 };
 
 /// A row of logits and the kRowThreads threads that own it. All of them call every method.
-template <typename T, int kVector, int kRowThreads>
+template <typename T, int kVector, int kRowThreads, LossKind kKind>
 class Row {
  public:
   __device__ Row(const CrossEntropy& args, std::int64_t row, double* shared)
@@ -100,29 +128,74 @@ class Row {
         logits_(elements<T>(args.logits) + row * args.classes),
         label_(args.labels.data[row]),
         valid_(label_ >= 0 && label_ < args.classes),
-        label_logit_(valid_ ? to_float(logits_[label_]) : 0.0f),
-        target_(args, row, label_) {}
+        target_(args, row, label_),
+        dominant_logit_(valid_ ? to_float(logits_[target_.dominant()]) : 0.0f) {}
 
   /// Writes the row's outputs; returns its part of the metrics in every thread.
   __device__ Counts operator()() const {
-    if (!valid_ && args_.probabilities.data == nullptr) return without_label();
+    if (args_.probabilities.data == nullptr) {
+      if (!valid_) return without_label();
+      if constexpr (kIsBinary) return binary_counts();
+    }
     const Softmax head = softmax(row_maximum(), [](float z) { return z; });
     if (args_.probabilities.data != nullptr) write_probabilities(head);
     if (!valid_) return without_label();
+    if constexpr (kIsBinary) return binary_counts();
     // The largest probability is that of the largest logit: exp(0) · scale.
     const Softmax last = args_.head_softmax ? softmax(head.scale, head) : head;
-    if (args_.loss.data != nullptr && is_first_thread()) args_.loss.data[row_] = last.loss;
     if (args_.dlogits.data != nullptr) write_gradient(head, last);
-    const int ahead = std::isnan(last.loss) ? std::numeric_limits<int>::max() : last.ahead;
-    return {static_cast<double>(last.loss), 1.0, ahead < 1 ? 1.0 : 0.0, ahead < 5 ? 1.0 : 0.0};
+    return counts(last.loss, last.ahead);
   }
 
  private:
+  static constexpr bool kIsBinary = kKind == LossKind::bce;
+
   template <typename V>
   __device__ __forceinline__ V total(V value) const {
     return block_reduce<kRowThreads>(value, reinterpret_cast<V*>(shared_), Sum{});
   }
   __device__ static bool is_first_thread() { return threadIdx.x % kRowThreads == 0; }
+
+  /// Whether class k is ahead of the label that counts; of equal logits the lower class is.
+  __device__ __forceinline__ int is_ahead(std::int64_t k, float z) const {
+    return k < target_.dominant() ? z >= dominant_logit_ : z > dominant_logit_;
+  }
+
+  /// Of a row with a label; writes its loss.
+  __device__ Counts counts(float loss, int ahead) const {
+    if (args_.loss.data != nullptr && is_first_thread()) args_.loss.data[row_] = loss;
+    if (std::isnan(loss)) ahead = std::numeric_limits<int>::max();
+    return {static_cast<double>(loss), 1.0, ahead < 1 ? 1.0 : 0.0, ahead < 5 ? 1.0 : 0.0};
+  }
+
+  /// The binary loss of a row with a label, and its gradient.
+  __device__ Counts binary_counts() const {
+    const float share = args_.sum_classes ? 1.0f : 1.0f / static_cast<float>(args_.classes);
+    float cost = 0.0f;
+    int ahead = 0;
+    each([&](std::int64_t k, const float(&z)[kVector]) {
+      float t[kVector];
+      target_.load_at(k, t);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        cost += log1pf(exp_of(-fabsf(z[i])));
+        // An infinite logit costs nothing where it is right.
+        if (z[i] < 0.0f && t[i] != 0.0f) cost -= t[i] * z[i];
+        if (z[i] > 0.0f && t[i] != 1.0f) cost += (1.0f - t[i]) * z[i];
+        ahead += is_ahead(k + i, z[i]);
+      }
+    });
+    cost = total(cost);
+    ahead = total(ahead);
+    if (args_.dlogits.data != nullptr) {
+      write_gradient(args_.state->loss_scale * share, [](float z, float t) {
+        const float e = exp_of(-fabsf(z));
+        const float tail = e / (1.0f + e);  // sigmoid(-|z|)
+        return z > 0.0f ? (1.0f - t) - tail : tail - t;
+      });
+    }
+    return counts(cost * share, ahead);
+  }
 
   /// Calls `visit(k, z)` with the logits [k, k + kVector) of each piece that is this thread's.
   template <typename Visit>
@@ -160,7 +233,7 @@ class Row {
         sum += exp_of(value - maximum);
         target_sum += t[i];
         if (t[i] != 0.0f) cost += t[i] * (maximum - value);  // where not, -infinity costs nothing
-        ahead += k + i < label_ ? z[i] >= label_logit_ : z[i] > label_logit_;
+        ahead += is_ahead(k + i, z[i]);
       }
     });
     sum = total(sum);
@@ -226,10 +299,10 @@ class Row {
   const std::int64_t row_;
   double* shared_;
   const T* logits_;
-  const std::int64_t label_;
+  const std::int32_t label_;
   const bool valid_;
-  const float label_logit_;
-  const Target target_;
+  const Target<kKind> target_;
+  const float dominant_logit_;
 };
 
 __device__ __forceinline__ Counts block_total(const Counts& counts, double* shared) {
@@ -264,7 +337,7 @@ __device__ void add_to_metrics(const CrossEntropy& args, Counts counts, ScratchM
   args.metrics->top5 += static_cast<std::int64_t>(all.top5);
 }
 
-template <typename T, int kVector, int kRowThreads>
+template <typename T, int kVector, int kRowThreads, LossKind kKind>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_kernel(CrossEntropy args, ScratchMemory* scratch) {
   SHARED_ARRAY(double, shared, [kThreads / kWarpSize]);
@@ -272,7 +345,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t first = blockIdx.x * kRowsPerBlock + threadIdx.x / kRowThreads;
   Counts counts;
   for (std::int64_t row = first; row < args.batch; row += gridDim.x * kRowsPerBlock) {
-    counts += Row<T, kVector, kRowThreads>(args, row, shared)();
+    counts += Row<T, kVector, kRowThreads, kKind>(args, row, shared)();
   }
   if (args.metrics == nullptr) return;
   add_to_metrics(args, threadIdx.x % kRowThreads == 0 ? counts : Counts{}, scratch, shared);
@@ -283,21 +356,30 @@ __global__ void __launch_bounds__(kThreads)
 void CudaKernels::cross_entropy(const CrossEntropy& args) {
   constexpr const char* kOperation = "cross_entropy";
   check_arguments(args);
-  const auto launch_with = [&](auto kernel, std::int64_t rows_per_block) {
+  const auto launch_kernel = [&](auto kernel, std::int64_t rows_per_block) {
     const std::int64_t blocks =
         std::min<std::int64_t>(ceil_div(args.batch, rows_per_block), ScratchMemory::kMaxBlocks);
     launch(kOperation, stream_, dim3(static_cast<unsigned>(blocks)), kThreads, 0, kernel, args,
            scratch_);
   };
   for_float_type(kOperation, args.logits.dtype, [&]<typename T>() {
+    const auto launch_with = [&]<int kVector, int kRowThreads>() {
+      constexpr std::int64_t kRowsPerBlock = kThreads / kRowThreads;
+      if (args.kind == LossKind::bce) {
+        launch_kernel(cross_entropy_kernel<T, kVector, kRowThreads, LossKind::bce>, kRowsPerBlock);
+      } else {
+        launch_kernel(cross_entropy_kernel<T, kVector, kRowThreads, LossKind::softmax>,
+                      kRowsPerBlock);
+      }
+    };
     const bool wide = vectorizable<T>(args.classes, args.logits.data, args.dlogits.data,
                                       args.probabilities.data, args.targets.data);
     for_bool(wide, [&](auto is_wide) {
       constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
       if (args.classes <= kClassesPerWarp) {
-        launch_with(cross_entropy_kernel<T, kVector, kWarpSize>, kThreads / kWarpSize);
+        launch_with.template operator()<kVector, kWarpSize>();
       } else {
-        launch_with(cross_entropy_kernel<T, kVector, kThreads>, 1);
+        launch_with.template operator()<kVector, kThreads>();
       }
     });
   });

@@ -42,7 +42,6 @@ AdamW arguments(const AdamWRecipe& recipe, Result& r, std::vector<float>& gradie
   args.state = &state;
   args.beta1 = recipe.beta1, args.beta2 = recipe.beta2, args.eps = recipe.eps;
   args.clip_norm = recipe.clip_norm;
-  args.ema_decay = recipe.ema_decay;
   args.decoupled = recipe.decoupled;
   return args;
 }

@@ -26,6 +26,7 @@ class Executor {
   /// Allocates arenas, gradients and outputs. The plan is kept by reference.
   Executor(Device& device, const Plan& plan);
 
+  bool has_row_input(const std::string& name) const;
   /// A row input of the whole batch, to be filled by the caller; the next set_state sends it.
   template <typename T>
   std::span<T> row_input(const std::string& name) {

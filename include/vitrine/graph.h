@@ -237,9 +237,13 @@ AttentionValues attention(Graph& graph, const std::string& name, ValueId qkv, Va
                           std::int64_t heads, TokenWindow window, Dropout dropout,
                           bool keep_probabilities);
 
-/// logits [B, K], labels [B] → loss [B]; dlogits when training.
+/// logits [B, K], labels [B], mixes [B] or kNone → loss [B]; dlogits when training. Options as in
+/// CrossEntropy.
 struct LossOptions {
+  LossKind kind = LossKind::softmax;
   float label_smoothing = 0.0f;
+  float target_threshold = -1.0f;
+  bool sum_classes = false;
   bool head_softmax = false;
   bool probabilities = false;
 };
@@ -247,7 +251,7 @@ struct LossValues {
   ValueId loss = kNone, dlogits = kNone, probabilities = kNone;
 };
 LossValues cross_entropy(Graph& graph, const std::string& name, ValueId logits, ValueId labels,
-                         const LossOptions& options);
+                         const LossOptions& options, ValueId mixes = kNone);
 
 /// a + b
 ValueId add(Graph& graph, const std::string& name, ValueId a, ValueId b);

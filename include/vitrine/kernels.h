@@ -25,6 +25,7 @@ struct StepState {
   std::uint32_t step = 0;      ///< optimiser step, from 0; a skipped step counts
   float learning_rate = 0.0f;  ///< of this step
   float loss_scale = 1.0f;     ///< 1 / valid rows of the whole (accumulated) batch
+  float ema_decay = 0.0f;      ///< of this step, where weights are averaged
   std::int64_t first_row = 0;  ///< position of row 0 in the whole (accumulated) batch
 };
 
@@ -351,9 +352,23 @@ struct PerHeadLinearBackward {
 // ---------------------------------------------------------------------------------------------
 // cross_entropy
 
-/// loss = −Σ_k t_k log softmax(z)_k with t = (1 − s)·onehot(label) + s/K, or given soft targets.
-/// z are the logits, or softmax(logits) with `head_softmax` (the tutorial's head).
-/// A row with label −1 has no loss, gradient or count. dlogits is scaled by state->loss_scale.
+enum class LossKind : std::uint8_t { softmax, bce };
+
+/// The second label of a row whose image was mixed with another: mixup (Zhang et al. 2018,
+/// arXiv:1710.09412), cutmix (Yun et al. 2019, arXiv:1905.04899).
+struct LabelMix {
+  std::int32_t other = -1;  ///< −1: not mixed
+  float weight = 1.0f;      ///< of the row's own label, 0 to 1; 1 − weight is the other's
+};
+
+/// softmax: loss = −Σ_k t_k log softmax(z)_k. z are the logits, or softmax(logits) with
+/// `head_softmax` (the tutorial's head).
+/// bce: loss = −mean_k [t_k log σ(z_k) + (1 − t_k) log(1 − σ(z_k))], or the sum with `sum_classes`
+/// (Wightman et al. 2021, arXiv:2110.00476).
+/// t = (1 − s)·(w·onehot(label) + (1 − w)·onehot(other)) + s/K, or given soft targets; with bce and
+/// a `target_threshold` ≥ 0 (t > target_threshold ? 1 : 0) in their place.
+/// A row with label −1 has no loss, gradient or count. Counts are those of the label of larger
+/// weight, of two equal ones the row's own. dlogits is scaled by state->loss_scale.
 struct CrossEntropy {
   View<float> loss;                ///< out  [B], optional
   View<float> probabilities;       ///< out  [B, K], optional: softmax(logits)
@@ -361,10 +376,14 @@ struct CrossEntropy {
   Metrics* metrics = nullptr;      ///< in/out (+=)
   ConstView<void> logits;          ///< in   [B, K]  T
   ConstView<std::int32_t> labels;  ///< in   [B]
-  ConstView<float> targets;        ///< in   [B, K], optional: soft targets
+  ConstView<LabelMix> mixes;       ///< in   [B], optional
+  ConstView<float> targets;        ///< in   [B, K], optional: soft targets, instead of mixes
   std::int64_t batch = 0, classes = 0;
+  LossKind kind = LossKind::softmax;
   float label_smoothing = 0.0f;
-  bool head_softmax = false;
+  float target_threshold = -1.0f;  ///< bce only; −1: none
+  bool sum_classes = false;        ///< bce only
+  bool head_softmax = false;       ///< softmax only
   const StepState* state = nullptr;
 };
 
@@ -414,10 +433,9 @@ struct AdamW {
   ConstView<float> gradients;                        ///< in      [n]
   ConstView<ParameterRegion> regions;                ///< in      in order, without overlap
   const OptimizerState* optimizer = nullptr;
-  const StepState* state = nullptr;  ///< learning_rate
+  const StepState* state = nullptr;  ///< learning_rate, ema_decay
   float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
   float clip_norm = 0.0f;  ///< 0: no clipping; torch.nn.utils.clip_grad_norm_
-  float ema_decay = 0.0f;
   bool decoupled = true;  ///< true: AdamW; false: Adam with L2 decay added to the gradient
 };
 

@@ -21,7 +21,13 @@ struct OptimizerConfig {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   double clip_norm = 0.0;    ///< 0: no clipping
   double layer_decay = 1.0;  ///< see layer_depth
+  double ema_decay = 0.0;    ///< of the moving average of the weights; 0: none
+  bool ema_warmup = false;   ///< see ema_decay_at
 };
+
+/// The decay of the moving average in step `step` (from 0), as timm's ModelEmaV3 has it: 0 in step
+/// 0, then ema_decay; with a warm-up min(ema_decay, 1 − (1 + step)^(−2/3)).
+double ema_decay_at(const OptimizerConfig& config, std::int64_t step);
 
 /// Linear warm-up from `warmup_lr`, then constant or half a cosine down to `min_lr`
 /// (Loshchilov and Hutter 2017, arXiv:1608.03983).
@@ -70,7 +76,14 @@ class Optimizer {
   Buffer host_weights() const { return device_.to_host(weights_); }
   Buffer host_first_moment() const { return device_.to_host(first_moment_); }
   Buffer host_second_moment() const { return device_.to_host(second_moment_); }
+  /// Whether the weights are averaged; the average starts as a copy of the weights.
+  bool has_ema() const { return ema_.bytes() > 0; }
+  /// The average, f32; empty without one.
+  Buffer host_ema() const { return has_ema() ? device_.to_host(ema_) : Buffer(); }
+  /// The weights, and the average as a copy of them.
   void upload_weights(const std::vector<float>& numbers);
+  /// The average of a run that goes on, after its weights.
+  void upload_ema(const std::vector<float>& numbers);
   void upload_moments(const std::vector<float>& first, const std::vector<float>& second,
                       const OptimizerState& state);
 
@@ -80,7 +93,7 @@ class Optimizer {
   std::int64_t elements_;
   DType working_type_;
   std::int64_t num_regions_ = 0;
-  Buffer weights_, working_, first_moment_, second_moment_, regions_, state_;
+  Buffer weights_, working_, first_moment_, second_moment_, ema_, regions_, state_;
 };
 
 }  // namespace vitrine

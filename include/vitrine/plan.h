@@ -56,11 +56,12 @@ struct MemoryReport {
   std::int64_t weights = 0;      ///< master weights, and the working copy where it is another type
   std::int64_t gradients = 0;    ///< all lanes
   std::int64_t moments = 0;      ///< Adam's two
+  std::int64_t average = 0;      ///< of the weights, where the recipe asks for one
   std::int64_t activations = 0;  ///< arenas of all workers
   std::int64_t outputs = 0;      ///< kept values, constants, and what changes each step
   std::int64_t runtime = 0;      ///< the device's libraries
   std::int64_t total() const {
-    return weights + gradients + moments + activations + outputs + runtime;
+    return weights + gradients + moments + average + activations + outputs + runtime;
   }
 };
 

@@ -42,7 +42,14 @@ struct Recipe {
   double beta1 = 0.9, beta2 = 0.999, opt_eps = 1e-8;
   double clip_grad = 0.0;
   double smoothing = 0.0;
+  bool bce_loss = false;  ///< binary cross-entropy; evaluation takes softmax cross-entropy all the
+                          ///< same, without smoothing, as timm's validation does
+  bool bce_sum = false;   ///< over the classes, not their mean
+  double bce_target_thresh = -1.0;  ///< targets become t > threshold; −1: they stay as they are
   LossAverage loss_average = LossAverage::samples;
+  bool model_ema = false;  ///< a moving average of the weights, see ema_decay_at
+  double model_ema_decay = 0.9998;
+  bool model_ema_warmup = false;
   // Fine-tuning: what a run starts from, and which parameters it moves and how far.
   std::string initial_checkpoint;   ///< file, checkpoint or export; empty: initial weights
   std::vector<std::string> freeze;  ///< name prefixes of parameters that stay; "backbone": all but
@@ -80,6 +87,8 @@ nlohmann::ordered_json to_json(const RunConfig& config);
 
 void validate(const Recipe& recipe, const std::string& source);
 OptimizerConfig optimizer_config(const Recipe& recipe);
+/// The loss of training.
+void set_loss(const Recipe& recipe, VitOptions& options);
 Transform transform(const Recipe& recipe, std::int64_t channels);
 
 }  // namespace vitrine

@@ -17,9 +17,10 @@
 namespace vitrine {
 
 /// Hands the executor the rows of the coming batch; those beyond them are empty (image −1, label
-/// −1) and add nothing to losses, counts and gradients.
+/// −1) and add nothing to losses, counts and gradients. `mixes`: one a row where the plan reads
+/// "mixes" (VitOptions::label_mixes); without them no row is mixed.
 void set_rows(Executor& executor, std::span<const BatchRow> rows,
-              std::span<const std::int32_t> labels);
+              std::span<const std::int32_t> labels, std::span<const LabelMix> mixes = {});
 
 /// Where a step stands in a training.
 struct StepPosition {
@@ -30,8 +31,8 @@ struct StepPosition {
 };
 
 /// The update's operations over all parameters: sum_parts (without cost where nothing is summed),
-/// gradient_norm, adamw.
-std::vector<StepOperation> update_operations(const Plan& plan);
+/// gradient_norm, adamw. `ema`: weights are averaged.
+std::vector<StepOperation> update_operations(const Plan& plan, bool ema = false);
 
 /// What a step measures of itself. Where the device works beside the host, a step that measures
 /// anything is waited for.

@@ -89,7 +89,11 @@ struct VitOptions {
   std::int64_t source_height = 0, source_width = 0;  ///< of the stored images; 0: the model's
   std::int64_t stored_images = 1;                    ///< N of the stored images
   std::vector<float> mean, std;                      ///< per channel; empty: 0 and 1
+  LossKind loss = LossKind::softmax;
   float label_smoothing = 0.0f;
+  float target_threshold = -1.0f;  ///< of LossKind::bce; −1: none
+  bool sum_classes = false;        ///< of LossKind::bce
+  bool label_mixes = false;        ///< rows come with a LabelMix each, the input "mixes"
   bool probabilities = false;  ///< keep softmax(logits)
   bool image_gradient = false;
   /// Keep each block's softmax as "blocks.i.attn.probabilities" [rows, H, T, T]; prunes nothing.
@@ -98,7 +102,7 @@ struct VitOptions {
   bool fuse_residual_norm = true, prune_last_block = true;
 };
 
-/// Values are found by name: inputs "images", "rows", "labels"; kept "logits", "probabilities",
+/// Values are found by name: inputs "images", "rows", "labels", "mixes"; kept "logits", "probabilities",
 /// "images.grad".
 Graph build_vit(const VitConfig& config, const VitOptions& options);
 

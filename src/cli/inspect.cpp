@@ -41,7 +41,7 @@ std::int64_t largest_batch(const RunConfig& config, const DeviceTraits& traits, 
   return largest_that_fits(kBatchLimit, [&](std::int64_t batch) {
     const Plan training = plan_vit(config.model, options_for(config, true), batch, traits);
     const Plan evaluation = plan_vit(config.model, options_for(config, false), batch, traits);
-    return run_bytes(training, evaluation, workers) <= traits.memory;
+    return run_bytes(training, evaluation, config.recipe, workers) <= traits.memory;
   });
 }
 
@@ -85,6 +85,7 @@ nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
            {{"weights", memory.weights},
             {"gradients", memory.gradients},
             {"moments", memory.moments},
+            {"average", memory.average},
             {"activations", memory.activations},
             {"outputs", memory.outputs},
             {"runtime", memory.runtime},
@@ -126,6 +127,7 @@ void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& m
   row("memory: weights", bytes(memory.weights));
   row("        gradients", bytes(memory.gradients));
   row("        moments", bytes(memory.moments));
+  if (memory.average > 0) row("        average", bytes(memory.average));
   row("        activations", bytes(memory.activations));
   row("        outputs", bytes(memory.outputs));
   row("        runtime", bytes(memory.runtime));
@@ -148,7 +150,7 @@ int inspect(const Options& options) {
   const std::unique_ptr<Device> device = open_device(options.device);
   const std::int64_t batch = config.recipe.batch_size;
   const Plan plan = plan_vit(config.model, options_for(config, true), batch, device->traits());
-  const MemoryReport memory = plan.memory(device->workers());
+  const MemoryReport memory = training_memory(plan, config.recipe, device->workers());
   const std::int64_t largest = largest_batch(config, device->traits(), device->workers());
   // The published figure of a model counts every token; so does this one.
   const Plan whole =

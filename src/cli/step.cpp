@@ -98,7 +98,8 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
         {.seed = config.recipe.seed,
          .step = static_cast<std::uint32_t>(step),
          .learning_rate = static_cast<float>(config.recipe.lr),
-         .loss_scale = 1.0f / static_cast<float>(std::max<std::ptrdiff_t>(valid, 1))});
+         .loss_scale = 1.0f / static_cast<float>(std::max<std::ptrdiff_t>(valid, 1)),
+         .ema_decay = static_cast<float>(ema_decay_at(optimizer_options, step))});
     forward_and_backward->run();
     append(results.logits, logits);
     append(results.probabilities, probabilities);
@@ -116,14 +117,14 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
 }
 
 int step(Device& device, const Options& options, const RunConfig& config, const Batch& batch) {
-  const VitOptions vit{.training = true,
-                       .precision = config.recipe.precision,
-                       .patch_projection = config.recipe.patch_projection,
-                       .images = DType::f32,
-                       .stored_images = batch.size,
-                       .label_smoothing = static_cast<float>(config.recipe.smoothing),
-                       .probabilities = true,
-                       .freeze = config.recipe.freeze};
+  VitOptions vit{.training = true,
+                 .precision = config.recipe.precision,
+                 .patch_projection = config.recipe.patch_projection,
+                 .images = DType::f32,
+                 .stored_images = batch.size,
+                 .probabilities = true,
+                 .freeze = config.recipe.freeze};
+  set_loss(config.recipe, vit);
   const Plan plan = plan_vit(config.model, vit, batch.size, device.traits());
   const Results results =
       run_steps(device, plan, config, batch, load_weights(options.weights, config.model, plan),

@@ -143,8 +143,8 @@ AdamWRun common_factors(const AdamW& args) {
   run.inverse_sqrt_bias_correction2 =
       static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, step)));
   run.eps = args.eps;
-  run.ema_decay = args.ema_decay;
-  run.ema_rate = 1.0f - args.ema_decay;
+  run.ema_decay = args.state->ema_decay;
+  run.ema_rate = 1.0f - args.state->ema_decay;
   return run;
 }
 

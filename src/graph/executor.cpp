@@ -164,11 +164,14 @@ Executor::Executor(Device& device, const Plan& plan) : device_(device), plan_(pl
   workers_of_chunks_.assign(count, -1);
 }
 
-std::span<char> Executor::row_input_bytes(const std::string& name) {
+bool Executor::has_row_input(const std::string& name) const {
   const ValueId id = plan_.graph().find(name);
-  if (id == kNone || plan_.location(id).place != Place::rows) {
-    throw DeviceError(name + ": is no row input of the plan");
-  }
+  return id != kNone && plan_.location(id).place == Place::rows;
+}
+
+std::span<char> Executor::row_input_bytes(const std::string& name) {
+  if (!has_row_input(name)) throw DeviceError(name + ": is no row input of the plan");
+  const ValueId id = plan_.graph().find(name);
   const std::int64_t bytes = plan_.graph().value(id).bytes() * plan_.chunking().count;
   return {host_step_.data() + plan_.location(id).offset, static_cast<std::size_t>(bytes)};
 }

@@ -152,7 +152,7 @@ struct PerHeadLinearOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
-/// in: logits, labels   out: loss, dlogits, probabilities
+/// in: logits, labels, mixes   out: loss, dlogits, probabilities
 struct CrossEntropyOperation final : Operation {
   std::int64_t batch = 0, classes = 0;
   LossOptions options;

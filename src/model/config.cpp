@@ -183,6 +183,10 @@ void validate(const Recipe& r, const std::string& source) {
   expect_probability(r.beta1, source, "beta1");
   expect_probability(r.beta2, source, "beta2");
   expect_probability(r.smoothing, source, "smoothing");
+  expect(r.bce_target_thresh == -1 || (r.bce_target_thresh >= 0 && r.bce_target_thresh < 1), source,
+         "bce_target_thresh", text(r.bce_target_thresh), "-1 or a number in [0, 1)");
+  expect(r.model_ema_decay > 0 && r.model_ema_decay < 1, source, "model_ema_decay",
+         text(r.model_ema_decay), "a number in (0, 1)");
   expect(r.layer_decay > 0 && r.layer_decay <= 1, source, "layer_decay", text(r.layer_decay),
          "a number in (0, 1]");
   expect(r.hflip >= 0 && r.hflip <= 1, source, "hflip", text(r.hflip), "a number in [0, 1]");
@@ -212,7 +216,17 @@ OptimizerConfig optimizer_config(const Recipe& r) {
           .beta2 = r.beta2,
           .eps = r.opt_eps,
           .clip_norm = r.clip_grad,
-          .layer_decay = r.layer_decay};
+          .layer_decay = r.layer_decay,
+          .ema_decay = r.model_ema ? r.model_ema_decay : 0.0,
+          .ema_warmup = r.model_ema_warmup};
+}
+
+void set_loss(const Recipe& r, VitOptions& options) {
+  options.label_smoothing = static_cast<float>(r.smoothing);
+  if (!r.bce_loss) return;
+  options.loss = LossKind::bce;
+  options.target_threshold = static_cast<float>(r.bce_target_thresh);
+  options.sum_classes = r.bce_sum;
 }
 
 Transform transform(const Recipe& r, std::int64_t channels) {

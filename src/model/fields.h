@@ -132,7 +132,13 @@ void recipe_fields(Visitor& visit, Config& r) {
   visit("opt_eps", r.opt_eps);
   visit("clip_grad", r.clip_grad);
   visit("smoothing", r.smoothing);
+  visit("bce_loss", r.bce_loss);
+  visit("bce_sum", r.bce_sum);
+  visit("bce_target_thresh", r.bce_target_thresh);
   visit("loss_average", r.loss_average);
+  visit("model_ema", r.model_ema);
+  visit("model_ema_decay", r.model_ema_decay);
+  visit("model_ema_warmup", r.model_ema_warmup);
   visit("initial_checkpoint", r.initial_checkpoint);
   visit("freeze", r.freeze);
   visit("layer_decay", r.layer_decay);

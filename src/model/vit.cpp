@@ -35,11 +35,8 @@ class Builder {
     graph_.keep(logits);
     const ValueId labels =
         graph_.input("labels", Shape{options_.rows}, DType::i32, ValueKind::row_input);
-    const LossValues loss = cross_entropy(graph_, "loss", logits, labels,
-                                          {.label_smoothing = options_.label_smoothing,
-                                           .head_softmax = config_.head_softmax,
-                                           .probabilities = options_.probabilities});
-    if (options_.probabilities) graph_.keep(loss.probabilities);
+    const LossValues values = loss(logits, labels);
+    if (options_.probabilities) graph_.keep(values.probabilities);
     return std::move(graph_);
   }
 
@@ -214,6 +211,26 @@ class Builder {
     const ValueId logits =
         linear(graph_, "logits", x, classifier, bias("head.bias", c.num_classes));
     return logits;
+  }
+
+  LossValues loss(ValueId logits, ValueId labels) {
+    if (config_.head_softmax && options_.loss == LossKind::bce) {
+      throw BadInput("head_softmax: found true with bce_loss, expected false");
+    }
+    ValueId mixes = kNone;
+    if (options_.label_mixes) {
+      const std::int64_t row_bytes = static_cast<std::int64_t>(sizeof(LabelMix));
+      mixes =
+          graph_.input("mixes", Shape{options_.rows, row_bytes}, DType::u8, ValueKind::row_input);
+    }
+    return cross_entropy(graph_, "loss", logits, labels,
+                         {.kind = options_.loss,
+                          .label_smoothing = options_.label_smoothing,
+                          .target_threshold = options_.target_threshold,
+                          .sum_classes = options_.sum_classes,
+                          .head_softmax = config_.head_softmax,
+                          .probabilities = options_.probabilities},
+                         mixes);
   }
 
   const VitConfig& config_;

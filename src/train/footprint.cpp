@@ -34,7 +34,8 @@ BatchImagesOptions evaluation_images(const RunConfig& config, const Dataset& dat
 VitOptions training_options(const RunConfig& config, const Dataset& data, bool resident) {
   VitOptions options =
       options_for(config, stored_shape(config, data, training_images(config, resident)));
-  options.label_smoothing = static_cast<float>(config.recipe.smoothing);
+  set_loss(config.recipe, options);
+  options.label_mixes = augmentation(config).mixes();
   options.freeze = config.recipe.freeze;
   return options;
 }
@@ -51,8 +52,15 @@ std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data) {
   return std::clamp<std::int64_t>(data.size(), 1, config.recipe.batch_size);
 }
 
-std::int64_t run_bytes(const Plan& training, const Plan& evaluation, int workers) {
-  return training.memory(workers).total() + evaluation_bytes(evaluation, workers);
+MemoryReport training_memory(const Plan& training, const Recipe& recipe, int workers) {
+  MemoryReport memory = training.memory(workers);
+  if (recipe.model_ema) memory.average = training.parameter_elements() * std::int64_t{sizeof(float)};
+  return memory;
+}
+
+std::int64_t run_bytes(const Plan& training, const Plan& evaluation, const Recipe& recipe,
+                       int workers) {
+  return training_memory(training, recipe, workers).total() + evaluation_bytes(evaluation, workers);
 }
 
 Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset& test,
@@ -62,7 +70,7 @@ Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset
       plan_vit(config.model, training_options(config, train, true), batch, traits);
   const Plan evaluation =
       plan_vit(config.model, evaluation_options(config, test, true), test_batch, traits);
-  const std::int64_t alone = run_bytes(training, evaluation, workers);
+  const std::int64_t alone = run_bytes(training, evaluation, config.recipe, workers);
   if (traits.reads_host_memory) {
     const std::int64_t images = images_bytes(config, train, training_images(config, true)) +
                                 images_bytes(config, test, evaluation_images(config, test, true));

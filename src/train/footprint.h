@@ -19,8 +19,12 @@ BatchImagesOptions evaluation_images(const RunConfig& config, const Dataset& dat
 /// Means of batch means depend on the batch size, so evaluation uses the recipe's.
 std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data);
 
-/// Training, and evaluation on the same weights; images not counted.
-std::int64_t run_bytes(const Plan& training, const Plan& evaluation, int workers);
+/// Training by a recipe; images not counted.
+MemoryReport training_memory(const Plan& training, const Recipe& recipe, int workers);
+
+/// The same and evaluation on the same weights.
+std::int64_t run_bytes(const Plan& training, const Plan& evaluation, const Recipe& recipe,
+                       int workers);
 
 /// Images are resident where they fit beside everything else: those of training first.
 Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset& test,

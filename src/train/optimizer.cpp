@@ -23,6 +23,13 @@ double Schedule::at(std::int64_t step) const {
   return min_lr + (lr - min_lr) * 0.5 * (1.0 + std::cos(std::numbers::pi * done));
 }
 
+double ema_decay_at(const OptimizerConfig& config, std::int64_t step) {
+  constexpr double kPower = -2.0 / 3.0;
+  if (step == 0) return 0.0;
+  if (!config.ema_warmup) return config.ema_decay;
+  return std::min(config.ema_decay, 1.0 - std::pow(1.0 + static_cast<double>(step), kPower));
+}
+
 bool decays_by_default(const Parameter& parameter) {
   return parameter.shape.rank() > 1 && !parameter.name.ends_with(".bias") &&
          parameter.name != "cls_token" && parameter.name != "pos_embed";
@@ -95,6 +102,7 @@ Optimizer::Optimizer(Device& device, const Plan& plan, const OptimizerConfig& co
   }
   first_moment_ = device.allocate(bytes, "first moments");
   second_moment_ = device.allocate(bytes, "second moments");
+  if (config.ema_decay > 0) ema_ = device.allocate(bytes, "averaged weights");
   const std::vector<ParameterRegion> regions = make_regions(plan, config);
   num_regions_ = static_cast<std::int64_t>(regions.size());
   regions_ = device.allocate(regions.size() * sizeof(ParameterRegion), "parameter table");
@@ -109,10 +117,13 @@ void Optimizer::measure_norm(const float* gradients) {
 
 void Optimizer::apply(const float* gradients, const StepState* state) {
   View<void> working;
+  View<float> ema;
   if (working_.bytes() > 0) working = {working_.data(), elements_, working_type_};
+  if (has_ema()) ema = {ema_.as<float>(), elements_};
   device_.kernels().adamw({.weights = {weights_.as<float>(), elements_},
                            .first_moment = {first_moment_.as<float>(), elements_},
                            .second_moment = {second_moment_.as<float>(), elements_},
+                           .ema = ema,
                            .working_copy = working,
                            .gradients = {gradients, elements_},
                            .regions = {regions_.as<ParameterRegion>(), num_regions_},
@@ -133,9 +144,14 @@ OptimizerState Optimizer::state() const {
 
 void Optimizer::upload_weights(const std::vector<float>& numbers) {
   device_.upload(weights_.data(), numbers.data(), numbers.size() * sizeof(float));
+  if (has_ema()) upload_ema(numbers);
   if (working_.bytes() == 0) return;
   const std::vector<char> working = converted(numbers, working_type_);
   device_.upload(working_.data(), working.data(), working.size());
+}
+
+void Optimizer::upload_ema(const std::vector<float>& numbers) {
+  device_.upload(ema_.data(), numbers.data(), numbers.size() * sizeof(float));
 }
 
 Buffer share_weights(Device& device, const Plan& plan, const std::vector<float>& numbers) {

@@ -113,7 +113,8 @@ StepProfile describe(Device& device, const RunConfig& config, const Dataset& dat
   profile.bytes = plan.cost().bytes * micro_batches;
   profile.model_flops =
       3 * forward_flops_of_model(config, device.traits()) * static_cast<double>(images);
-  profile.planned_bytes = static_cast<double>(plan.memory(device.workers()).total());
+  profile.planned_bytes =
+      static_cast<double>(training_memory(plan, config.recipe, device.workers()).total());
   return profile;
 }
 

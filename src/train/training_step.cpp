@@ -22,7 +22,7 @@ enum UpdatePoint : std::int64_t { kBegin, kSummed, kNorm, kUpdated, kEnd, kUpdat
 }  // namespace
 
 // Reads and writes of f32, and the working copy's bytes.
-std::vector<StepOperation> update_operations(const Plan& plan) {
+std::vector<StepOperation> update_operations(const Plan& plan, bool ema) {
   const auto n = static_cast<double>(plan.parameter_elements());
   const auto lanes = static_cast<double>(plan.chunking().lanes);
   const DType type = plan.graph().working_type();
@@ -32,9 +32,22 @@ std::vector<StepOperation> update_operations(const Plan& plan) {
   if (plan.chunking().lanes > 1) sum.flops = lanes * n, sum.bytes = 4 * (lanes + 1) * n;
   const StepOperation norm{
       .operation = "gradient_norm", .phase = phase, .flops = 2 * n, .bytes = 4 * n};
-  const StepOperation adamw{
-      .operation = "adamw", .phase = phase, .flops = 12 * n, .bytes = (7 * 4 + working) * n};
+  const StepOperation adamw{.operation = "adamw",
+                            .phase = phase,
+                            .flops = (ema ? 15 : 12) * n,
+                            .bytes = ((ema ? 9 : 7) * 4 + working) * n};
   return {sum, norm, adamw};
+}
+
+void set_rows(Executor& executor, std::span<const BatchRow> rows,
+              std::span<const std::int32_t> labels, std::span<const LabelMix> mixes) {
+  const std::span<BatchRow> all_rows = executor.row_input<BatchRow>("rows");
+  std::fill(std::copy(rows.begin(), rows.end(), all_rows.begin()), all_rows.end(), BatchRow{});
+  const std::span<std::int32_t> all_labels = executor.row_input<std::int32_t>("labels");
+  std::fill(std::copy(labels.begin(), labels.end(), all_labels.begin()), all_labels.end(), -1);
+  if (mixes.empty() && !executor.has_row_input("mixes")) return;
+  const std::span<LabelMix> all_mixes = executor.row_input<LabelMix>("mixes");
+  std::fill(std::copy(mixes.begin(), mixes.end(), all_mixes.begin()), all_mixes.end(), LabelMix{});
 }
 
 TrainingStep::TrainingStep(Device& device, const Plan& plan, const RunConfig& config,
@@ -50,7 +63,7 @@ TrainingStep::TrainingStep(Device& device, const Plan& plan, const RunConfig& co
       timing_(device.traits().asynchronous ? Timing::none : Timing::operations),
       stopwatch_(device.make_stopwatch(executor_.points() + kUpdatePoints)) {
   times_.operations = executor_.timed_operations();
-  const std::vector<StepOperation> update = update_operations(plan);
+  const std::vector<StepOperation> update = update_operations(plan, optimizer_.has_ema());
   times_.operations.insert(times_.operations.end(), update.begin(), update.end());
   times_.workers = device.workers();
   plain_ = make_programs();
@@ -132,6 +145,8 @@ void TrainingStep::run(std::span<const std::int64_t> images, const StepPosition&
   state.step = static_cast<std::uint32_t>(position.step);
   state.learning_rate = static_cast<float>(position.learning_rate);
   state.loss_scale = 1.0f / static_cast<float>(images.size());
+  state.ema_decay =
+      static_cast<float>(ema_decay_at(optimizer_config(config_.recipe), position.step));
   step_seconds_ = 0;
   if (times_operations()) {
     times_.last_step.clear();

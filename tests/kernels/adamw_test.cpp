@@ -53,7 +53,6 @@ class DeviceBuffers {
     args.state = state.data();
     args.beta1 = recipe.beta1, args.beta2 = recipe.beta2, args.eps = recipe.eps;
     args.clip_norm = recipe.clip_norm;
-    args.ema_decay = recipe.ema_decay;
     args.decoupled = recipe.decoupled;
     return args;
   }
