@@ -49,7 +49,6 @@ inline TrainerState some_state(std::int64_t step) {
           .metrics = {{.loss = 0.1, .batch_loss = 1.0 / 3, .samples = 5, .top1 = 4, .top5 = 5},
                       {.loss = kNan, .batch_loss = -kInfinity}},
           .epoch_seconds = 1e-300,
-          .best_top1 = 0.1 + 0.2,
           .epochs = {{.epoch = 1,
                       .step = 20,
                       .train_loss = kNan,

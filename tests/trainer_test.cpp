@@ -407,7 +407,6 @@ TEST_F(TrainerTest, Learns) {
   train(config, "");
   EXPECT_LT(state_.epochs.back().train_loss, 0.5 * state_.epochs.front().train_loss);
   EXPECT_GT(state_.epochs.back().test_top1, 0.5);  // chance is 0.1
-  EXPECT_GE(state_.best_top1, state_.epochs.back().test_top1);
 }
 
 TEST_F(TrainerTest, DataThatDoesNotFit) {

@@ -20,11 +20,10 @@ struct TrainerState {
   std::int64_t epoch = 0;          ///< epochs done
   std::int64_t step_in_epoch = 0;  ///< steps done in the running epoch
   OptimizerState optimizer;
-  std::string tuning;             ///< DeviceTraits::tuning of the run that wrote it
-  std::vector<Metrics> metrics;   ///< running sums of the epoch, by chunk
-  double epoch_seconds = 0;       ///< training time of the running epoch so far
-  double epoch_data_seconds = 0;  ///< EpochRecord::data_seconds so far
-  double best_top1 = -1;
+  std::string tuning;               ///< DeviceTraits::tuning of the run that wrote it
+  std::vector<Metrics> metrics;     ///< running sums of the epoch, by chunk
+  double epoch_seconds = 0;         ///< training time of the running epoch so far
+  double epoch_data_seconds = 0;    ///< EpochRecord::data_seconds so far
   std::vector<EpochRecord> epochs;  ///< finished ones
   std::vector<StepRecord> steps;    ///< the training curve
 };
@@ -32,6 +31,7 @@ struct TrainerState {
 /// Flat buffers as the plan lays them out.
 struct Tensors {
   std::vector<float> weights, first_moment, second_moment;
+  std::vector<float> ema;  ///< empty: the run averages no weights
 };
 
 /// The same, somebody else's, for writing.
@@ -39,12 +39,15 @@ struct TensorViews {
   const float* weights = nullptr;
   const float* first_moment = nullptr;
   const float* second_moment = nullptr;
+  const float* ema = nullptr;  ///< null: none
 
-  TensorViews(const float* weights_, const float* first, const float* second)
-      : weights(weights_), first_moment(first), second_moment(second) {}
+  TensorViews(const float* weights_, const float* first, const float* second,
+              const float* average = nullptr)
+      : weights(weights_), first_moment(first), second_moment(second), ema(average) {}
   TensorViews(const Tensors& tensors)
       : TensorViews(tensors.weights.data(), tensors.first_moment.data(),
-                    tensors.second_moment.data()) {}
+                    tensors.second_moment.data(),
+                    tensors.ema.empty() ? nullptr : tensors.ema.data()) {}
 };
 
 /// What a checkpoint directory says.
@@ -72,6 +75,8 @@ void check_same_model(const Checkpoint& checkpoint, const RunConfig& config);
 Checkpoint open_checkpoint(const std::filesystem::path& path);
 /// The same without a look at whether the configuration holds: timm's may have no head.
 Checkpoint read_checkpoint(const std::filesystem::path& path);
+/// The file of the averaged weights of a run or checkpoint. Throws BadInput where there is none.
+std::filesystem::path average_file(const std::filesystem::path& path);
 /// Weights from a safetensors file in the plan's layout, as `read_weights` of exchange.h reads them
 /// where nothing may differ. Throws BadInput.
 std::vector<float> load_weights(const std::filesystem::path& file, const VitConfig& config,

@@ -78,6 +78,8 @@ class Optimizer {
   Buffer host_second_moment() const { return device_.to_host(second_moment_); }
   /// Whether the weights are averaged; the average starts as a copy of the weights.
   bool has_ema() const { return ema_.bytes() > 0; }
+  /// What the graph reads to evaluate the average, as of now; the same memory at every call.
+  const void* average();
   /// The average, f32; empty without one.
   Buffer host_ema() const { return has_ema() ? device_.to_host(ema_) : Buffer(); }
   /// The weights, and the average as a copy of them.
@@ -93,7 +95,7 @@ class Optimizer {
   std::int64_t elements_;
   DType working_type_;
   std::int64_t num_regions_ = 0;
-  Buffer weights_, working_, first_moment_, second_moment_, ema_, regions_, state_;
+  Buffer weights_, working_, first_moment_, second_moment_, ema_, average_, regions_, state_;
 };
 
 }  // namespace vitrine

@@ -12,6 +12,8 @@
 
 namespace vitrine {
 
+enum class EvalMetric : std::uint8_t { top1, top5, loss };
+
 /// What an epoch's loss is the mean of.
 enum class LossAverage : std::uint8_t { samples, batches };
 
@@ -50,6 +52,9 @@ struct Recipe {
   bool model_ema = false;  ///< a moving average of the weights, see ema_decay_at
   double model_ema_decay = 0.9998;
   bool model_ema_warmup = false;
+  EvalMetric eval_metric = EvalMetric::top1;  ///< makes a checkpoint the best; of the average,
+                                              ///< where there is one
+  std::int64_t early_stopping = 0;            ///< epochs without a better one; 0: never
   // Fine-tuning: what a run starts from, and which parameters it moves and how far.
   std::string initial_checkpoint;   ///< file, checkpoint or export; empty: initial weights
   std::vector<std::string> freeze;  ///< name prefixes of parameters that stay; "backbone": all but

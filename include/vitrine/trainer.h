@@ -144,7 +144,10 @@ class Trainer {
   void note_broken_pictures(TrainObserver& observer);
   void read_progress(std::int64_t images);
   void report_progress(TrainObserver& observer, bool wait);
-  EpochRecord end_epoch(const EvaluationResult& test);
+  EvaluationResult evaluate_weights(const void* weights, bool details, TrainObserver& observer,
+                                    const std::atomic<bool>& interrupt);
+  EpochRecord end_epoch(const EvaluationResult& test,
+                        const std::optional<EvaluationResult>& average);
   void save(const std::vector<std::string>& names);
   void write_metrics();
   void log_epoch(const EpochRecord& record);

@@ -50,16 +50,22 @@ void Console::on_epoch_end(const EpochRecord& r, bool best) {
     std::fflush(stdout);
     return;
   }
-  char line[224];
-  std::snprintf(
-      line, sizeof line,
-      "Epoch %lld/%lld loss: %.4f  test loss %.4f  top-1 %.2f %%  top-5 %.2f %%  "
-      "%s images/s  %s%s%s",
-      static_cast<long long>(r.epoch), static_cast<long long>(epochs_), r.train_loss, r.test_loss,
-      100 * r.test_top1, 100 * r.test_top5, format_count(std::llround(r.images_per_second)).c_str(),
-      format_duration(r.seconds).c_str(), best ? "  *" : "",
-      r.skipped_steps > 0 ? ("  skipped " + std::to_string(r.skipped_steps) + " steps").c_str()
-                          : "");
+  char line[288];
+  char average[64] = "";
+  if (r.has_ema()) {
+    std::snprintf(average, sizeof average, "EMA: test loss %.4f  top-1 %.2f %%  ", r.ema_loss,
+                  100 * r.ema_top1);
+  }
+  std::snprintf(line, sizeof line,
+                "Epoch %lld/%lld loss: %.4f  test loss %.4f  top-1 %.2f %%  top-5 %.2f %%  "
+                "%s%s images/s  %s%s%s",
+                static_cast<long long>(r.epoch), static_cast<long long>(epochs_), r.train_loss,
+                r.test_loss, 100 * r.test_top1, 100 * r.test_top5, average,
+                format_count(std::llround(r.images_per_second)).c_str(),
+                format_duration(r.seconds).c_str(), best ? "  *" : "",
+                r.skipped_steps > 0
+                    ? ("  skipped " + std::to_string(r.skipped_steps) + " steps").c_str()
+                    : "");
   progress_.end(line);
 }
 

@@ -2,7 +2,8 @@
 // each row.
 //
 //   softmax   loss = sum_k t_k (log_sum_exp(z) - z_k)         dz = softmax(z) sum_k t_k - t
-//   binary    loss = mean_k [t_k softplus(-z_k) + (1 - t_k) softplus(z_k)],  dz = (sigmoid(z) - t) / K
+//   binary    loss = mean_k [t_k softplus(-z_k) + (1 - t_k) softplus(z_k)],  dz = (sigmoid(z) - t)
+//   / K
 //             softplus(z) = max(z, 0) + log(1 + e^-|z|);      with `sum_classes` without the 1 / K
 //   t = (1 - s) (w onehot(label) + (1 - w) onehot(other)) + s / K
 //

@@ -183,6 +183,7 @@ void validate(const Recipe& r, const std::string& source) {
   expect_probability(r.beta1, source, "beta1");
   expect_probability(r.beta2, source, "beta2");
   expect_probability(r.smoothing, source, "smoothing");
+  expect(r.early_stopping >= 0, source, "early_stopping", text(r.early_stopping), "at least 0");
   expect(r.bce_target_thresh == -1 || (r.bce_target_thresh >= 0 && r.bce_target_thresh < 1), source,
          "bce_target_thresh", text(r.bce_target_thresh), "-1 or a number in [0, 1)");
   expect(r.model_ema_decay > 0 && r.model_ema_decay < 1, source, "model_ema_decay",

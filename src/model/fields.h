@@ -66,6 +66,11 @@ struct EnumNames<LossAverage> {
   static constexpr std::array<std::string_view, 2> names = {"samples", "batches"};
 };
 
+template <>
+struct EnumNames<EvalMetric> {
+  static constexpr std::array<std::string_view, 3> names = {"top1", "top5", "loss"};
+};
+
 /// Keys of the model but image_size, hidden_act and num_classes, which have several spellings.
 template <typename Visitor, typename Config>
 void model_fields(Visitor& visit, Config& c) {
@@ -139,6 +144,8 @@ void recipe_fields(Visitor& visit, Config& r) {
   visit("model_ema", r.model_ema);
   visit("model_ema_decay", r.model_ema_decay);
   visit("model_ema_warmup", r.model_ema_warmup);
+  visit("eval_metric", r.eval_metric);
+  visit("early_stopping", r.early_stopping);
   visit("initial_checkpoint", r.initial_checkpoint);
   visit("freeze", r.freeze);
   visit("layer_decay", r.layer_decay);

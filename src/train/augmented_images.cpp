@@ -187,8 +187,14 @@ std::vector<LabelMix> AugmentedImages::mix(const LoadedBatch& batch,
                                            const BatchPosition& position) {
   const std::size_t count = batch.views.size();
   const auto images = static_cast<std::int64_t>(count);
-  std::vector<ImageMix> mixes(count);
-  draw_mixes(config_, seed_, position.step, position.first_row, mixes);
+  // Of the whole step so far; the last of them are this micro-batch's.
+  const auto before = static_cast<std::size_t>(position.first_row);
+  std::vector<ImageMix> mixes(before + count);
+  draw_mixes(config_, options_.batch, seed_, position.step, mixes);
+  mixes.erase(mixes.begin(), mixes.begin() + position.first_row);
+  for (ImageMix& mix : mixes) {
+    if (mix.partner >= 0) mix.partner -= static_cast<std::int32_t>(before);
+  }
   device_.upload(mixes_.data(), mixes.data(), count * sizeof(ImageMix));
   device_.kernels().mix_images({.out = first_images(spare_, count),
                                 .images = first_images(images_, count),

@@ -27,6 +27,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr const char* kWeightsFile = "model.safetensors";
+constexpr const char* kAverageFile = "ema.safetensors";
 constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kFirstMoment = "first_moment.";
 constexpr const char* kSecondMoment = "second_moment.";
@@ -84,7 +85,6 @@ void fields(Visitor&& visit,
   visit("gradient_norm", s.optimizer.gradient_norm);
   visit("epoch_seconds", s.epoch_seconds);
   visit("epoch_data_seconds", s.epoch_data_seconds, kOptional);
-  visit("best_top1", s.best_top1);
   visit("tuning", s.tuning);
   visit("metrics", s.metrics);
   visit("epochs", s.epochs);
@@ -253,6 +253,9 @@ void save_checkpoint(const fs::path& run, const RunConfig& config, const Plan& p
     document["preset"] = config.preset;
     write_safetensors(directory / kWeightsFile, named_tensors(plan, tensors.weights));
     write_optimizer(directory / "optimizer.safetensors", plan, tensors);
+    if (tensors.ema != nullptr) {
+      write_safetensors(directory / kAverageFile, named_tensors(plan, tensors.ema));
+    }
     write_file(directory / "config.json", json_text(model_json(config), 2) + "\n");
     write_file(directory / kStateFile, json_text(document, 1) + "\n");
     sync_directory(directory);
@@ -333,6 +336,13 @@ fs::path weights_file(const fs::path& path) {
   return file;
 }
 
+fs::path average_file(const fs::path& path) {
+  const fs::path file = checkpoint_of(path) / kAverageFile;
+  if (fs::exists(file)) return file;
+  throw BadInput(one_line(path.string()) + ": found no " + kAverageFile +
+                 ", expected a run or checkpoint trained with model_ema");
+}
+
 std::vector<float> load_weights(const fs::path& file, const VitConfig& config, const Plan& plan) {
   std::vector<float> flat(static_cast<std::size_t>(plan.parameter_elements()), 0.0f);
   read_weights(file, config, plan, {}, flat);
@@ -342,9 +352,12 @@ std::vector<float> load_weights(const fs::path& file, const VitConfig& config, c
 Tensors load_tensors(const Checkpoint& checkpoint, const Plan& plan) {
   const SafetensorsFile moments(checkpoint.directory / "optimizer.safetensors");
   const fs::path weights = checkpoint.directory / kWeightsFile;
-  return {.weights = load_weights(weights, checkpoint.config.model, plan),
-          .first_moment = load_flat(moments, plan, kFirstMoment),
-          .second_moment = load_flat(moments, plan, kSecondMoment)};
+  Tensors tensors{.weights = load_weights(weights, checkpoint.config.model, plan),
+                  .first_moment = load_flat(moments, plan, kFirstMoment),
+                  .second_moment = load_flat(moments, plan, kSecondMoment)};
+  const fs::path average = checkpoint.directory / kAverageFile;
+  if (fs::exists(average)) tensors.ema = load_weights(average, checkpoint.config.model, plan);
+  return tensors;
 }
 
 }  // namespace vitrine

@@ -54,7 +54,12 @@ std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data) {
 
 MemoryReport training_memory(const Plan& training, const Recipe& recipe, int workers) {
   MemoryReport memory = training.memory(workers);
-  if (recipe.model_ema) memory.average = training.parameter_elements() * std::int64_t{sizeof(float)};
+  if (recipe.model_ema) {
+    const DType working = training.graph().working_type();
+    const std::size_t copy = working == DType::f32 ? 0 : size_of(working);  // to evaluate it
+    memory.average =
+        training.parameter_elements() * static_cast<std::int64_t>(sizeof(float) + copy);
+  }
   return memory;
 }
 

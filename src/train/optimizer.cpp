@@ -150,6 +150,16 @@ void Optimizer::upload_weights(const std::vector<float>& numbers) {
   device_.upload(working_.data(), working.data(), working.size());
 }
 
+const void* Optimizer::average() {
+  if (working_.bytes() == 0) return ema_.data();
+  if (average_.bytes() == 0) average_ = device_.allocate(working_.bytes(), "averaged weights");
+  const Buffer host = device_.to_host(ema_);
+  const std::vector<char> working =
+      converted({host.as<float>(), host.as<float>() + elements_}, working_type_);
+  device_.upload(average_.data(), working.data(), working.size());
+  return average_.data();
+}
+
 void Optimizer::upload_ema(const std::vector<float>& numbers) {
   device_.upload(ema_.data(), numbers.data(), numbers.size() * sizeof(float));
 }

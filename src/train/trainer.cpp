@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "io/event_file.h"
@@ -102,6 +103,26 @@ void check_position(const Checkpoint& checkpoint, const Recipe& recipe, std::int
   if (found != chunks) fail("metrics", found, std::to_string(chunks) + " entries");
 }
 
+// The number of the first of the best epochs.
+std::int64_t best_of(const std::vector<EpochRecord>& epochs, EvalMetric metric) {
+  const auto quality = [&](const EpochRecord& r) {
+    switch (metric) {
+      case EvalMetric::top1:
+        return r.has_ema() ? r.ema_top1 : r.test_top1;
+      case EvalMetric::top5:
+        return r.has_ema() ? r.ema_top5 : r.test_top5;
+      case EvalMetric::loss:
+        break;
+    }
+    const double loss = r.has_ema() ? r.ema_loss : r.test_loss;
+    return std::isnan(loss) ? -std::numeric_limits<double>::infinity() : -loss;
+  };
+  const auto best = std::max_element(
+      epochs.begin(), epochs.end(),
+      [&](const EpochRecord& a, const EpochRecord& b) { return quality(a) < quality(b); });
+  return best->epoch;
+}
+
 }  // namespace
 
 void check_data(const RunConfig& config, const Dataset& data) {
@@ -162,6 +183,9 @@ void Trainer::resume(const Checkpoint& checkpoint) {
   state_ = checkpoint.state;
   resumed_tuning_ = state_.tuning;
   step_.optimizer().upload_weights(tensors.weights);
+  if (step_.optimizer().has_ema() && !tensors.ema.empty()) {
+    step_.optimizer().upload_ema(tensors.ema);
+  }
   step_.optimizer().upload_moments(tensors.first_moment, tensors.second_moment, state_.optimizer);
   if (state_.step_in_epoch > 0) step_.executor().set_chunk_metrics(state_.metrics);
 }
@@ -249,7 +273,8 @@ void Trainer::report_progress(TrainObserver& observer, bool wait) {
   }
 }
 
-EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
+EpochRecord Trainer::end_epoch(const EvaluationResult& test,
+                               const std::optional<EvaluationResult>& average) {
   const StepRecord last = state_.steps.back();  // of the epoch's last step
   const Metrics sums = step_.executor().metrics();
   ++state_.epoch;
@@ -266,6 +291,11 @@ EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
                      .images_per_second = static_cast<double>(sums.samples) / state_.epoch_seconds,
                      .skipped_steps = step_.optimizer().state().skipped_steps,
                      .data_seconds = state_.epoch_data_seconds};
+  if (average) {
+    record.ema_loss = average->loss;
+    record.ema_top1 = average->top1;
+    record.ema_top5 = average->top5;
+  }
   state_.step_in_epoch = 0;
   state_.epoch_seconds = state_.epoch_data_seconds = 0;
   step_.executor().reset_metrics();
@@ -275,11 +305,16 @@ EpochRecord Trainer::end_epoch(const EvaluationResult& test) {
 
 EvaluationResult Trainer::evaluate(bool details, TrainObserver& observer,
                                    const std::atomic<bool>& interrupt) {
-  return evaluator_.run(step_.optimizer().weights(), details, /*logits=*/false,
-                        [&](std::int64_t done) {
-                          observer.on_evaluate(done, test_.size());
-                          return !interrupt;
-                        });
+  return evaluate_weights(step_.optimizer().weights(), details, observer, interrupt);
+}
+
+EvaluationResult Trainer::evaluate_weights(const void* weights, bool details,
+                                           TrainObserver& observer,
+                                           const std::atomic<bool>& interrupt) {
+  return evaluator_.run(weights, details, /*logits=*/false, [&](std::int64_t done) {
+    observer.on_evaluate(done, test_.size());
+    return !interrupt;
+  });
 }
 
 TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& interrupt) {
@@ -323,17 +358,26 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
     }
     range.reset();
     const EvaluationResult test_result = evaluate(/*details=*/false, observer, interrupt);
-    if (!test_result.complete) {
+    std::optional<EvaluationResult> average;
+    if (step_.optimizer().has_ema() && test_result.complete) {
+      average = evaluate_weights(step_.optimizer().average(), false, observer, interrupt);
+    }
+    if (!test_result.complete || (average && !average->complete)) {
       save({"last"});  // the epoch's steps are done; resuming begins with its evaluation
       return TrainOutcome::interrupted;
     }
     note_broken_pictures(observer);
-    const EpochRecord record = end_epoch(test_result);
-    const bool best = record.test_top1 > state_.best_top1;
-    if (best) state_.best_top1 = record.test_top1;
+    const EpochRecord record = end_epoch(test_result, average);
+    const std::int64_t best_epoch = best_of(state_.epochs, recipe.eval_metric);
+    const bool best = best_epoch == record.epoch;
     write_metrics();
     save(best ? std::vector<std::string>{"last", "best"} : std::vector<std::string>{"last"});
     observer.on_epoch_end(record, best);
+    if (recipe.early_stopping > 0 && record.epoch - best_epoch >= recipe.early_stopping) {
+      observer.on_notice("early stopping: no epoch was better than epoch " +
+                         std::to_string(best_epoch));
+      return TrainOutcome::finished;
+    }
     if (interrupt) return TrainOutcome::interrupted;
   }
   return TrainOutcome::finished;
@@ -348,8 +392,9 @@ void Trainer::save(const std::vector<std::string>& names) {
   const Buffer weights = step_.optimizer().host_weights();
   const Buffer first_moment = step_.optimizer().host_first_moment();
   const Buffer second_moment = step_.optimizer().host_second_moment();
+  const Buffer average = step_.optimizer().host_ema();
   const TensorViews tensors(weights.as<float>(), first_moment.as<float>(),
-                            second_moment.as<float>());
+                            second_moment.as<float>(), average.as<float>());
   save_checkpoint(output_, config_, plan_, tensors, state_, names);
 }
 
