@@ -7,11 +7,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "vitrine/dataset.h"
 #include "vitrine/device.h"
+#include "vitrine/picture.h"
 #include "vitrine/recipe.h"
 
 namespace vitrine {
@@ -84,5 +87,10 @@ std::int64_t images_bytes(const RunConfig& config, const Dataset& data,
 /// The image as an evaluation sees it: of the data set's own size, or a photograph brought to the
 /// model's.
 Image evaluation_image(const RunConfig& config, const Dataset& data, std::int64_t i);
+
+/// Some training images before and after the recipe's augmentation; none where it has none beyond
+/// flips and crops.
+std::optional<Picture> augmentation_picture(Device& device, const RunConfig& config,
+                                            const Dataset& data);
 
 }  // namespace vitrine

@@ -38,6 +38,7 @@ struct Recipe {
   OptimizerKind opt = OptimizerKind::adamw;
   double lr = 1e-3, min_lr = 0.0, warmup_lr = 1e-6;
   double warmup_epochs = 0;
+  std::int64_t warmup_steps = 0;  ///< instead of warmup_epochs where it is not 0
   ScheduleKind sched = ScheduleKind::cosine;
   double weight_decay = 0.05;
   bool weight_decay_all = false;

@@ -57,9 +57,10 @@ struct Report {
   std::vector<std::string> class_names;
   std::vector<std::int64_t> confusion;  ///< [K, K], row = label, column = prediction; may be empty
   std::vector<Misclassified> misclassified;
-  std::vector<Picture> attention;  ///< what the model looks at, some test images
-  std::vector<Picture> positions;  ///< its position embeddings
-  Profile profile;                 ///< of training
+  std::vector<Picture> augmentation;  ///< what the recipe makes of training images
+  std::vector<Picture> attention;     ///< what the model looks at, some test images
+  std::vector<Picture> positions;     ///< its position embeddings
+  Profile profile;                    ///< of training
 };
 
 /// The page.

@@ -123,6 +123,7 @@ class Trainer {
   TrainOutcome run(TrainObserver& observer, const std::atomic<bool>& interrupt);
 
   const Plan& plan() const { return plan_; }
+  const Dataset& data() const { return train_; }
   const TrainerState& state() const { return state_; }
   /// What workers did to decode the training pictures since the start of the process.
   DataTimes data_times() const { return step_.images().times(); }

@@ -129,6 +129,7 @@ void recipe_fields(Visitor& visit, Config& r) {
   visit("min_lr", r.min_lr);
   visit("warmup_lr", r.warmup_lr);
   visit("warmup_epochs", r.warmup_epochs);
+  visit("warmup_steps", r.warmup_steps);
   visit("sched", r.sched);
   visit("weight_decay", r.weight_decay);
   visit("weight_decay_all", r.weight_decay_all);

@@ -48,6 +48,9 @@ class AugmentedImages final : public BatchImages {
   Buffer images_, spare_, views_, operations_, mixes_, fill_, mean_, std_;
 };
 
+/// Whether they are asked for.
+bool augmented(const RunConfig& config, const Dataset& data, const BatchImagesOptions& options);
+
 std::int64_t augmented_bytes(const RunConfig& config, const Dataset& data,
                              const BatchImagesOptions& options);
 

@@ -66,11 +66,11 @@ class StoredImages final : public BatchImages {
   std::unique_ptr<TransferRing> ring_;
 };
 
+}  // namespace
+
 bool augmented(const RunConfig& config, const Dataset& data, const BatchImagesOptions& options) {
   return data.pictures != nullptr || (options.training && augments(config.recipe));
 }
-
-}  // namespace
 
 std::unique_ptr<BatchImages> make_batch_images(Device& device, const RunConfig& config,
                                                const Dataset& data,

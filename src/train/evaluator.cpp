@@ -10,6 +10,7 @@ namespace vitrine {
 namespace {
 
 constexpr std::size_t kMostMistakes = 40;
+constexpr std::int64_t kLargestMistake = 96;  // pixels
 
 }  // namespace
 
@@ -81,10 +82,11 @@ EvaluationResult Evaluator::run(const void* weights, bool details, bool keep_log
     }
   }
   for (const Mistake& mistake : mistakes) {
-    result.misclassified.push_back({.image = evaluation_image(config_, data_, mistake.image),
-                                    .label = mistake.label,
-                                    .predicted = mistake.predicted,
-                                    .probability = mistake.probability});
+    result.misclassified.push_back(
+        {.image = shrink(evaluation_image(config_, data_, mistake.image), kLargestMistake),
+         .label = mistake.label,
+         .predicted = mistake.predicted,
+         .probability = mistake.probability});
   }
   const Metrics sums = executor_.metrics();
   const auto n = static_cast<double>(std::max<std::int64_t>(sums.samples, 1));

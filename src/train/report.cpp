@@ -304,8 +304,9 @@ std::string render_setting(const Report& report) {
 std::string render_report(const Report& report) {
   return html_page(report.title, kReportStyle,
                    render_head(report) + render_curves(report) + render_mistakes(report) +
-                       render_examples(report) + render_attention(report) +
-                       render_positions(report) + render_profile(report) + render_setting(report));
+                       render_examples(report) + render_augmentation(report) +
+                       render_attention(report) + render_positions(report) +
+                       render_profile(report) + render_setting(report));
 }
 
 }  // namespace vitrine

@@ -27,6 +27,12 @@ std::size_t png_bytes(const std::vector<Picture>& pictures) {
 
 }  // namespace
 
+std::string render_augmentation(const Report& report) {
+  if (report.augmentation.empty()) return "";
+  return section_heading("Augmentation", "What the model was trained on.") +
+         figures(report.augmentation, "looks");
+}
+
 std::string render_attention(const Report& report) {
   if (report.attention.empty()) return "";
   return section_heading("What the model looks at",

@@ -7,6 +7,8 @@
 
 namespace vitrine {
 
+/// "Augmentation"; empty where the recipe has none.
+std::string render_augmentation(const Report& report);
 /// "What the model looks at"; empty where the report has none.
 std::string render_attention(const Report& report);
 /// "Position embeddings"; empty where the model has none.

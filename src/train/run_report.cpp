@@ -23,6 +23,7 @@ std::string trained_of_all(const Graph& graph) {
 
 // A page has 600 KB for these; base64 makes four bytes of three.
 constexpr std::size_t kAttentionBytes = 300'000, kPositionBytes = 130'000;
+constexpr std::size_t kAugmentationBytes = 250'000;
 constexpr std::size_t kMostLooks = 8;  // forward passes
 
 /// Of as many classes as are wanted the first image that is recognised, and where too few classes
@@ -111,6 +112,10 @@ void add_pictures(Report& report, Device& device, const RunConfig& config, const
                 patch_positions(config.model, trainer.plan(),
                                 std::span<const float>(weights.as<float>(), elements)));
   add_attention(report, device, config, trainer.device_weights(), test, result);
+  if (std::optional<Picture> picture = augmentation_picture(device, config, trainer.data())) {
+    report.augmentation = {std::move(*picture)};
+    fit_pictures(report.augmentation, kAugmentationBytes);
+  }
 }
 
 }  // namespace

@@ -159,7 +159,9 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
                .lr = recipe.lr,
                .min_lr = recipe.min_lr,
                .warmup_lr = recipe.warmup_lr,
-               .warmup_steps = std::llround(recipe.warmup_epochs * per_epoch),
+               .warmup_steps = recipe.warmup_steps > 0
+                                   ? recipe.warmup_steps
+                                   : std::llround(recipe.warmup_epochs * per_epoch),
                .total_steps = std::llround(static_cast<double>(recipe.epochs) * per_epoch)};
 }
 
