@@ -8,7 +8,8 @@ CHANGE is "whole", "scale M" where Pillow scales by M/8 while it decodes a JPEG,
 where Image.reduce averages blocks of X × Y pixels.
 
 Pillow writes no interlaced PNG and none of 16-bit colours, so PNG files are written here; where
-Pillow reads less than the file says (16 bits), the values are computed from what was written.
+Pillow reads less than the file says (16 bits, transparent greys of 4 bits), the values are computed
+from what was written.
 
 Needs Pillow and numpy.
 """
@@ -167,8 +168,9 @@ def make_pngs(out):
     for depth in (1, 2, 4):
         out.picture(f"grey_{depth}.png", png(grey >> (8 - depth), GREY, depth))
     out.picture("grey_2_interlaced.png", png(grey >> 6, GREY, 2, interlaced=True))
+    shown = np.where(grey >> 4 == 9, 255, (grey >> 4) * 17).astype(np.uint8)
     out.picture("grey_transparent.png",
-                png(grey >> 4, GREY, 4, [(b"tRNS", struct.pack(">H", 9))]))
+                png(grey >> 4, GREY, 4, [(b"tRNS", struct.pack(">H", 9))]), Image.fromarray(shown))
     transparent = struct.pack(">HHH", *(int(c) for c in colours[6, 7]))
     out.picture("rgb_transparent.png", png(colours, RGB, 8, [(b"tRNS", transparent)]))
     palette = random.integers(0, 256, (16, 3), dtype=np.uint8).tobytes()

@@ -7,9 +7,11 @@
 // at half the resolution, the library interpolates them between blocks, and at the edges of what it
 // decodes it cannot: some pixels more are decoded around the wanted ones and thrown away.
 //
-// Damage that libjpeg would paint grey and call a warning (a file that ends early, codes that do
-// not exist) is an error here. Ink of CMYK is taken to be stored inverted, as Adobe does it and
-// Pillow assumes it.
+// Damage that libjpeg would paint grey and call a warning (a file that ends early, restarts in the
+// wrong order, codes that do not exist) is an error here. In the midst of a file libjpeg-turbo
+// takes such codes for zeros and says nothing; then only a lack of data at the end shows.
+//
+// Ink of CMYK is taken to be stored inverted, as Adobe does it and Pillow assumes it.
 
 #include <algorithm>
 #include <csetjmp>
