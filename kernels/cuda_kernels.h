@@ -105,6 +105,7 @@ class CudaKernels final : public Kernels {
   void sum_parts(const SumParts& args) override;
   void gradient_norm(const GradientNorm& args) override;
   void adamw(const AdamW& args) override;
+  void augment_images(const AugmentImages& args) override;
 
  private:
   cudaStream_t stream_;

@@ -37,5 +37,6 @@ void check_arguments(const ColumnSum& args);
 void check_arguments(const SumParts& args);
 void check_arguments(const GradientNorm& args);
 void check_arguments(const AdamW& args);
+void check_arguments(const AugmentImages& args);
 
 }  // namespace vitrine

@@ -73,7 +73,7 @@ struct ImageOperation {
   ImageOperationKind kind = ImageOperationKind::none;
   ResampleFilter filter = ResampleFilter::bilinear;  ///< of `affine`
   double value[6] = {};
-  std::uint64_t random = 0;  ///< stream of the noise of `erase`, see erase_noise in random.h
+  std::uint64_t random = 0;  ///< stream of the noise of `erase`, see erase_noise in pixel_math.h
 };
 
 /// Luma is Pillow's: (19595 r + 38470 g + 7471 b + 32768) >> 16. On grey images `color`, `hue` and

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "vitrine/augment.h"
 #include "vitrine/tensor.h"
 
 namespace vitrine {
@@ -471,6 +472,7 @@ class Kernels {
   virtual void sum_parts(const SumParts& args) = 0;
   virtual void gradient_norm(const GradientNorm& args) = 0;
   virtual void adamw(const AdamW& args) = 0;
+  virtual void augment_images(const AugmentImages& args) = 0;
 };
 
 }  // namespace vitrine

@@ -35,6 +35,7 @@ class CpuKernels final : public Kernels {
   void sum_parts(const SumParts& args) override;
   void gradient_norm(const GradientNorm& args) override;
   void adamw(const AdamW& args) override;
+  void augment_images(const AugmentImages& args) override;
 
  private:
   ThreadPool& pool_;

@@ -1,0 +1,514 @@
+// Arithmetic of single pixels for `augment_images`: the same bits on host and device, and Pillow's.
+//
+//   tones        ImageOps.{autocontrast, equalize, invert, posterize, solarize}, Image.blend
+//   colours      luma, conversion to HSV and back
+//   positions    Image.transform(AFFINE): nearest, bilinear and bicubic samples
+//   blur         weights of a Gaussian in 16 bits
+//   noise        standard normal numbers from Philox (Box and Muller 1958)
+//
+// Pillow rounds each product before it adds, so a fused multiply-add would change results that lie
+// next to a grey level. Products that are not exact go through `product`; files that include this
+// header are compiled for the host with -ffp-contract=off. No function of a mathematical library
+// is used but those that IEEE 754 defines to the last bit.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "vitrine/augment.h"
+#include "vitrine/random.h"
+
+namespace vitrine::pixel {
+
+constexpr int kLevels = 256;  ///< of a channel
+
+/// a · b, rounded before anything is added to it.
+VITRINE_HOST_DEVICE inline float product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+VITRINE_HOST_DEVICE inline double product(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+VITRINE_HOST_DEVICE constexpr int clamped(int value, int low, int high) {
+  return value < low ? low : value > high ? high : value;
+}
+
+/// The whole part, inside [low, high]; NaN becomes `low`.
+VITRINE_HOST_DEVICE constexpr int whole(double value, int low, int high) {
+  return value > low ? value < high ? static_cast<int>(value) : high : low;
+}
+VITRINE_HOST_DEVICE constexpr std::uint8_t to_level(int value) {
+  return static_cast<std::uint8_t>(clamped(value, 0, kLevels - 1));
+}
+VITRINE_HOST_DEVICE constexpr std::uint8_t to_level(float value) {
+  const float positive = value > 0.0f ? value : 0.0f;
+  return static_cast<std::uint8_t>(static_cast<int>(positive < 255.0f ? positive : 255.0f));
+}
+VITRINE_HOST_DEVICE constexpr std::uint8_t to_level(double value) {
+  return static_cast<std::uint8_t>(whole(value, 0, kLevels - 1));
+}
+
+// Tones ------------------------------------------------------------------------------------------
+
+/// Image.blend: from a towards b, and beyond where alpha > 1.
+VITRINE_HOST_DEVICE inline std::uint8_t blend(int a, int b, float alpha) {
+  return to_level(static_cast<float>(a) + product(alpha, static_cast<float>(b - a)));
+}
+
+VITRINE_HOST_DEVICE constexpr int luma(int r, int g, int b) {
+  return (19595 * r + 38470 * g + 7471 * b + 32768) >> 16;
+}
+
+/// The mean of `count` lumas, rounded half up.
+VITRINE_HOST_DEVICE constexpr int mean_luma(std::uint64_t sum, std::uint64_t count) {
+  return static_cast<int>((2 * sum + count) / (2 * count));
+}
+
+VITRINE_HOST_DEVICE constexpr bool reads_histogram(ImageOperationKind kind) {
+  return kind == ImageOperationKind::auto_contrast || kind == ImageOperationKind::equalize;
+}
+
+/// Whether the operation maps each value of a channel by itself, once statistics are known.
+VITRINE_HOST_DEVICE constexpr bool is_tone(ImageOperationKind kind) {
+  return kind >= ImageOperationKind::auto_contrast && kind <= ImageOperationKind::contrast;
+}
+
+/// What auto_contrast and equalize need to know of a channel.
+struct Histogram {
+  int darkest, brightest;
+  std::uint32_t step;  ///< pixels a level of an equalized channel; 0: leave it alone
+};
+
+VITRINE_HOST_DEVICE inline Histogram summary_of(const std::uint32_t* counts) {
+  Histogram summary{kLevels - 1, 0, 0};
+  std::uint32_t total = 0;
+  for (int level = kLevels - 1; level >= 0; --level) {
+    if (counts[level] != 0) summary.darkest = level;
+  }
+  for (int level = 0; level < kLevels; ++level) {
+    if (counts[level] != 0) summary.brightest = level;
+    total += counts[level];
+  }
+  summary.step = (total - counts[summary.brightest]) / (kLevels - 1);
+  return summary;
+}
+
+/// What becomes of value x under auto_contrast, or under equalize with `below` pixels darker than
+/// x.
+VITRINE_HOST_DEVICE inline std::uint8_t histogram_tone(ImageOperationKind kind,
+                                                       const Histogram& histogram,
+                                                       std::uint32_t below, int x) {
+  if (kind == ImageOperationKind::equalize) {
+    if (histogram.step == 0) return to_level(x);
+    const std::uint32_t level = (histogram.step / 2 + below) / histogram.step;
+    return static_cast<std::uint8_t>(level < kLevels ? level : kLevels - 1);
+  }
+  const int range = histogram.brightest - histogram.darkest;
+  if (range <= 0) return to_level(x);
+  const double scale = 255.0 / range;
+  const double offset = product(-static_cast<double>(histogram.darkest), scale);
+  return to_level(product(static_cast<double>(x), scale) + offset);
+}
+
+/// What becomes of value x; `mean` is the mean luma, for contrast.
+VITRINE_HOST_DEVICE inline std::uint8_t plain_tone(const ImageOperation& operation, int mean,
+                                                   int x) {
+  const double first = operation.value[0];
+  switch (operation.kind) {
+    case ImageOperationKind::invert:
+      return to_level(255 - x);
+    case ImageOperationKind::posterize:
+      return to_level(x & ~((1 << (8 - whole(first, 0, 8))) - 1));
+    case ImageOperationKind::solarize:
+      return to_level(x < first ? x : 255 - x);
+    case ImageOperationKind::solarize_add:
+      return to_level(x < operation.value[1] ? x + whole(first, -255, 255) : x);
+    case ImageOperationKind::brightness:
+      return blend(0, x, static_cast<float>(first));
+    case ImageOperationKind::contrast:
+      return blend(mean, x, static_cast<float>(first));
+    default:
+      return to_level(x);
+  }
+}
+
+// Colours ----------------------------------------------------------------------------------------
+
+struct Rgb {
+  std::uint8_t r, g, b;
+};
+struct Hsv {
+  std::uint8_t h, s, v;
+};
+
+/// Image.convert("HSV"): hue and saturation cut to a whole number of 255ths.
+VITRINE_HOST_DEVICE inline Hsv to_hsv(Rgb c) {
+  const int larger = c.g > c.b ? c.g : c.b, smaller = c.g < c.b ? c.g : c.b;
+  const int high = c.r > larger ? c.r : larger, low = c.r < smaller ? c.r : smaller;
+  if (high == low) return {0, 0, static_cast<std::uint8_t>(high)};
+  const auto chroma = static_cast<float>(high - low);
+  const float saturation = chroma / static_cast<float>(high);
+  const float r = static_cast<float>(high - c.r) / chroma;
+  const float g = static_cast<float>(high - c.g) / chroma;
+  const float b = static_cast<float>(high - c.b) / chroma;
+  float sector;
+  if (c.r == high) {
+    sector = b - g;
+  } else if (c.g == high) {
+    sector = static_cast<float>(2.0 + r - b);
+  } else {
+    sector = static_cast<float>(4.0 + g - r);
+  }
+  const double turn = sector / 6.0 + 1.0;  // in [5/6, 2)
+  const auto hue = static_cast<float>(turn < 1.0 ? turn : turn - 1.0);
+  return {to_level(static_cast<double>(hue) * 255.0),
+          to_level(static_cast<double>(saturation) * 255.0), static_cast<std::uint8_t>(high)};
+}
+
+/// Image.convert("RGB").
+VITRINE_HOST_DEVICE inline Rgb to_rgb(Hsv c) {
+  if (c.s == 0) return {c.v, c.v, c.v};
+  const double position = c.h * 6.0 / 255.0;
+  const int sector = static_cast<int>(position);
+  const auto fraction = static_cast<float>(position - sector);
+  const auto saturation = static_cast<float>(c.s / 255.0);
+  const auto part = [&](double reduced) {  // values are not negative: round() is this
+    const double value = product(static_cast<double>(c.v), 1.0 - reduced);
+    const int cut = static_cast<int>(value);
+    return to_level(cut + (value - cut >= 0.5 ? 1 : 0));
+  };
+  const std::uint8_t p = part(saturation);
+  const std::uint8_t q = part(product(saturation, fraction));
+  const std::uint8_t t = part(product(static_cast<double>(saturation), 1.0 - fraction));
+  switch (sector % 6) {
+    case 0:
+      return {c.v, t, p};
+    case 1:
+      return {q, c.v, p};
+    case 2:
+      return {p, c.v, t};
+    case 3:
+      return {p, q, c.v};
+    case 4:
+      return {t, p, c.v};
+    default:
+      return {c.v, p, q};
+  }
+}
+
+/// What is added to the hue, modulo 256, for a part of a whole turn.
+VITRINE_HOST_DEVICE inline std::uint8_t hue_shift(double turn) {
+  constexpr int kLimit = 1 << 24;
+  return static_cast<std::uint8_t>(whole(product(turn, 255.0), -kLimit, kLimit) & 255);
+}
+
+VITRINE_HOST_DEVICE inline Rgb with_hue_shifted(Rgb color, std::uint8_t shift) {
+  Hsv hsv = to_hsv(color);
+  hsv.h = static_cast<std::uint8_t>(hsv.h + shift);
+  return to_rgb(hsv);
+}
+
+// Filters ----------------------------------------------------------------------------------------
+
+/// ImageFilter.SMOOTH of a pixel, given the sum of its eight neighbours: 1/13 of each, 5/13 of
+/// itself, rounded. The sum is never half a level from a whole one, so floats give this as well.
+VITRINE_HOST_DEVICE constexpr int smooth(int neighbours, int centre) {
+  return static_cast<int>(static_cast<unsigned>(2 * (neighbours + 5 * centre) + 13) / 26u);
+}
+
+constexpr int kLargestBlurRadius = 96;
+constexpr double kLargestBlurSigma = kLargestBlurRadius / 3.0;
+constexpr int kBlurBits = 16;  ///< of the weights, which add up to 1 << kBlurBits
+
+VITRINE_HOST_DEVICE inline double blur_sigma(const ImageOperation& operation) {
+  const double sigma = operation.value[0];
+  return sigma < kLargestBlurSigma ? sigma : kLargestBlurSigma;
+}
+VITRINE_HOST_DEVICE inline int blur_radius(double sigma) {
+  const double extent = 3.0 * sigma;
+  const int cut = whole(extent, 0, kLargestBlurRadius);
+  return clamped(extent > cut ? cut + 1 : cut, 1, kLargestBlurRadius);
+}
+
+/// e^x for x ≤ 0, to 1e-13 of it.
+VITRINE_HOST_DEVICE inline double exponential(double x) {
+  constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
+  constexpr int kTerms = 14, kSmallest = -1020;
+  const double doublings = std::floor(product(x, kLog2E) + 0.5);
+  if (!(doublings > kSmallest)) return 0.0;
+  const double rest = x - product(doublings, kLn2);
+  double sum = 1.0;
+  for (int term = kTerms; term > 0; --term) sum = 1.0 + product(rest, sum) / term;
+  return std::ldexp(sum, static_cast<int>(doublings));
+}
+
+/// The Gaussian at distance i, not normalised.
+VITRINE_HOST_DEVICE inline double gaussian(int i, double sigma) {
+  const double distance = i / sigma;
+  return exponential(product(product(-0.5, distance), distance));
+}
+
+/// Weights of the distances 1 … radius, and of the centre what remains: flat areas stay as they
+/// are. `gaussians` holds those of the distances 0 … radius.
+VITRINE_HOST_DEVICE inline void blur_weights(const double* gaussians, int radius,
+                                             std::uint32_t* weights) {
+  double sum = 0.0;
+  for (int i = radius; i > 0; --i) sum += gaussians[i];
+  sum = gaussians[0] + 2.0 * sum;
+  std::uint32_t rest = 1u << kBlurBits;
+  for (int i = radius; i > 0; --i) {
+    weights[i] = static_cast<std::uint32_t>(
+        product(gaussians[i], static_cast<double>(1 << kBlurBits)) / sum + 0.5);
+    rest -= 2 * weights[i];
+  }
+  weights[0] = rest;
+}
+
+/// A sum of weighted levels to 8 bits after the point: the column's part of a blur.
+VITRINE_HOST_DEVICE constexpr std::uint32_t blurred_column(std::uint32_t sum) {
+  return (sum + (1u << (kBlurBits - 9))) >> (kBlurBits - 8);
+}
+/// A sum of weighted columns to a level: the row's part.
+VITRINE_HOST_DEVICE constexpr std::uint8_t blurred_level(std::uint32_t sum) {
+  return static_cast<std::uint8_t>((sum + (1u << (kBlurBits + 7))) >> (kBlurBits + 8));
+}
+
+/// Index i of an axis of n pixels, mirrored at its first and last pixel as often as it takes.
+VITRINE_HOST_DEVICE constexpr int mirrored(int i, int n) {
+  if (i >= 0 && i < n) return i;
+  if (n == 1) return 0;
+  const int period = 2 * (n - 1);
+  i %= period;
+  if (i < 0) i += period;
+  return i < n ? i : period - i;
+}
+
+// Positions --------------------------------------------------------------------------------------
+
+/// Where an output pixel takes its value from; outside the image where x is −1.
+struct NearestPixel {
+  int x = -1, y = -1;
+};
+
+/// start + step + step + …: Pillow adds up positions of pictures that it only stretches or shifts.
+VITRINE_HOST_DEVICE inline double added_up(double start, double step, int count) {
+  for (int i = 0; i < count; ++i) start += step;
+  return start;
+}
+
+VITRINE_HOST_DEVICE constexpr int pixel_under(double position, int size) {
+  return position >= 0.0 && position < size ? static_cast<int>(position) : -1;
+}
+
+/// The arithmetic of Image.transform(AFFINE, NEAREST): positions are added up in double where the
+/// axes stay apart, counted in 65536ths of a pixel where all corners are less than 32768 away, and
+/// otherwise added up along both axes.
+struct NearestMap {
+  double value[6];
+  double start_x, start_y;  ///< position of output pixel (0, 0)
+  bool separable, fixed;
+
+  VITRINE_HOST_DEVICE NearestMap(const double* v, int height, int width)
+      : value{v[0], v[1], v[2], v[3], v[4], v[5]},
+        start_x(v[2] + v[0] * 0.5),
+        start_y(v[5] + v[4] * 0.5),
+        separable(v[1] == 0.0 && v[3] == 0.0),
+        fixed(near(0, 0) && near(width, height) && near(0, height) && near(width, 0)) {
+    if (separable) return;
+    start_x = fixed ? v[2] + v[0] * 0.5 + v[1] * 0.5 : v[2] + v[1] * 0.5 + v[0] * 0.5;
+    start_y = fixed ? v[5] + v[3] * 0.5 + v[4] * 0.5 : v[5] + v[4] * 0.5 + v[3] * 0.5;
+  }
+
+  /// Column x and row y of a separable map, −1 outside.
+  VITRINE_HOST_DEVICE int column(int x, int width) const {
+    return pixel_under(added_up(start_x, value[0], x), width);
+  }
+  VITRINE_HOST_DEVICE int row(int y, int height) const {
+    return pixel_under(added_up(start_y, value[4], y), height);
+  }
+
+  /// Of a map that is not separable.
+  VITRINE_HOST_DEVICE NearestPixel source(int x, int y, int height, int width) const {
+    NearestPixel from;
+    if (fixed) {
+      from.x = fixed_position(start_x, value[0], x, value[1], y);
+      from.y = fixed_position(start_y, value[3], x, value[4], y);
+    } else {
+      from.x = pixel_under(added_up(added_up(start_x, value[1], y), value[0], x), width);
+      from.y = pixel_under(added_up(added_up(start_y, value[4], y), value[3], x), height);
+    }
+    const bool inside = from.x >= 0 && from.x < width && from.y >= 0 && from.y < height;
+    return inside ? from : NearestPixel{};
+  }
+
+ private:
+  VITRINE_HOST_DEVICE bool near(int x, int y) const {
+    constexpr double kLimit = 32768.0;
+    return std::fabs(product(value[0], x) + product(value[1], y) + value[2]) < kLimit &&
+           std::fabs(product(value[3], x) + product(value[4], y) + value[5]) < kLimit;
+  }
+  VITRINE_HOST_DEVICE static std::uint32_t fixed_point(double v) {
+    constexpr int kLimit = 0x7fffffff;
+    return static_cast<std::uint32_t>(
+        whole(std::floor(v * 65536.0 + 0.5), -kLimit, kLimit));  // the product is exact
+  }
+  VITRINE_HOST_DEVICE static int fixed_position(double start, double step_x, int x, double step_y,
+                                                int y) {
+    const std::uint32_t position = fixed_point(start) +
+                                   fixed_point(step_x) * static_cast<std::uint32_t>(x) +
+                                   fixed_point(step_y) * static_cast<std::uint32_t>(y);
+    return static_cast<std::int32_t>(position) >> 16;
+  }
+};
+
+/// Where between pixels a bilinear or bicubic sample lies: at x + dx, y + dy, counted from the
+/// pixels' centres.
+struct SamplePoint {
+  bool inside = false;
+  int x = 0, y = 0;
+  double dx = 0, dy = 0;
+};
+
+/// For output pixel (x, y) of the map.
+VITRINE_HOST_DEVICE inline SamplePoint sample_point(const double* v, int x, int y, int height,
+                                                    int width) {
+  const double centre_x = x + 0.5, centre_y = y + 0.5;
+  const double from_x = product(v[0], centre_x) + product(v[1], centre_y) + v[2];
+  const double from_y = product(v[3], centre_x) + product(v[4], centre_y) + v[5];
+  SamplePoint point;
+  point.inside = from_x >= 0.0 && from_x < width && from_y >= 0.0 && from_y < height;
+  if (!point.inside) return point;
+  point.x = static_cast<int>(std::floor(from_x - 0.5));
+  point.y = static_cast<int>(std::floor(from_y - 0.5));
+  point.dx = from_x - 0.5 - point.x;
+  point.dy = from_y - 0.5 - point.y;
+  return point;
+}
+
+VITRINE_HOST_DEVICE inline std::uint8_t bilinear(const std::uint8_t* plane, int height, int width,
+                                                 const SamplePoint& at) {
+  const int left = clamped(at.x, 0, width - 1), right = clamped(at.x + 1, 0, width - 1);
+  const auto along = [&](const std::uint8_t* row) {
+    return row[left] + product(static_cast<double>(row[right] - row[left]), at.dx);
+  };
+  const double upper = along(plane + clamped(at.y, 0, height - 1) * width);
+  const bool has_lower = at.y + 1 < height;
+  const double lower = has_lower ? along(plane + (at.y + 1) * width) : upper;
+  return static_cast<std::uint8_t>(static_cast<int>(upper + product(lower - upper, at.dy)));
+}
+
+/// Through b and c by a cubic whose slopes are those of the neighbours, a = −1 (Keys 1981).
+VITRINE_HOST_DEVICE inline double cubic(double a, double b, double c, double d, double t) {
+  const double second = 2 * (a - b) + c - d;
+  const double third = -a + b - c + d;
+  return b + product(t, -a + c + product(t, second + product(t, third)));
+}
+
+VITRINE_HOST_DEVICE inline std::uint8_t bicubic(const std::uint8_t* plane, int height, int width,
+                                                const SamplePoint& at) {
+  const int x0 = clamped(at.x - 1, 0, width - 1), x1 = clamped(at.x, 0, width - 1);
+  const int x2 = clamped(at.x + 1, 0, width - 1), x3 = clamped(at.x + 2, 0, width - 1);
+  double value[4];
+  for (int i = 0; i < 4; ++i) {
+    const int y = at.y - 1 + i;
+    if (i > 0 && (y < 0 || y >= height)) {
+      value[i] = value[i - 1];
+      continue;
+    }
+    const std::uint8_t* row = plane + clamped(y, 0, height - 1) * width;
+    value[i] = cubic(row[x0], row[x1], row[x2], row[x3], at.dx);
+  }
+  return to_level(cubic(value[0], value[1], value[2], value[3], at.dy));
+}
+
+// Erasing ----------------------------------------------------------------------------------------
+
+struct Box {
+  int top, left, bottom, right;
+};
+
+/// The part of the box of `erase` that lies in the image.
+VITRINE_HOST_DEVICE inline Box erased_box(const ImageOperation& operation, int height, int width) {
+  const double* v = operation.value;
+  return {whole(v[0], 0, height), whole(v[1], 0, width), whole(v[0] + v[2], 0, height),
+          whole(v[1] + v[3], 0, width)};
+}
+
+/// ln(n / 2^24) of a whole number 0 < n < 2^24, to 1e-7 of it.
+VITRINE_HOST_DEVICE inline float log_of_24_bits(std::uint32_t n) {
+  constexpr float kLn2 = 0.69314718f, kSqrtHalf = 0.70710678f;
+  int exponent;
+  float mantissa = std::frexp(static_cast<float>(n), &exponent);
+  exponent -= 24;
+  if (mantissa < kSqrtHalf) {
+    mantissa *= 2.0f;
+    --exponent;
+  }
+  const float s = (mantissa - 1.0f) / (mantissa + 1.0f);
+  const float square = product(s, s);
+  float series = 2.0f / 9;  // 2 artanh(s), |s| < 0.172
+  for (int term = 7; term > 0; term -= 2) {
+    series = 2.0f / static_cast<float>(term) + product(square, series);
+  }
+  return product(static_cast<float>(exponent), kLn2) + product(s, series);
+}
+
+struct NoiseQuad {
+  float value[4];
+};
+
+/// Radius √(−2 ln u) and angle of two normal numbers; an eighth of a turn more or less is as good
+/// an angle, so that quadrants lie around the axes.
+VITRINE_HOST_DEVICE inline void normal_pair(std::uint32_t radius_word, std::uint32_t angle_word,
+                                            float* pair) {
+  constexpr float kAngleUnit = 1.5707963f / (1 << 30);
+  const float radius = std::sqrt(product(-2.0f, log_of_24_bits(radius_word >> 9 << 1 | 1u)));
+  const int centred = static_cast<int>(angle_word & 0x3fffffffu) - (1 << 29);
+  const float angle = product(static_cast<float>(centred), kAngleUnit);
+  const float square = product(angle, angle);
+  float cosine = 1.0f, sine = 1.0f;
+  for (int term = 9; term > 0; term -= 2) {
+    cosine = 1.0f - product(square, cosine) / static_cast<float>(term * (term + 1));
+    sine = 1.0f - product(square, sine) / static_cast<float>((term + 1) * (term + 2));
+  }
+  sine = product(angle, sine);
+  const std::uint32_t quadrant = angle_word >> 30;
+  const float first = quadrant % 2 == 0 ? cosine : sine;
+  const float second = quadrant % 2 == 0 ? sine : cosine;
+  pair[0] = product(quadrant == 1 || quadrant == 2 ? -radius : radius, first);
+  pair[1] = product(quadrant >= 2 ? -radius : radius, second);
+}
+
+/// Standard normal numbers 4 · quad … 4 · quad + 3 of the stream.
+VITRINE_HOST_DEVICE inline NoiseQuad erase_noise_quad(std::uint64_t random, std::uint64_t quad) {
+  const PhiloxWords words = philox4x32(
+      {{static_cast<std::uint32_t>(quad), static_cast<std::uint32_t>(quad >> 32), 0, 0}}, random);
+  NoiseQuad noise;
+  normal_pair(words.word[0], words.word[1], noise.value);
+  normal_pair(words.word[2], words.word[3], noise.value + 2);
+  return noise;
+}
+
+/// Standard normal number `index` of the stream. Index is that of the pixel in the image [C,
+/// height, width], or the channel where the box gets one colour.
+VITRINE_HOST_DEVICE inline float erase_noise(std::uint64_t random, std::uint64_t index) {
+  return erase_noise_quad(random, index / 4).value[index % 4];
+}
+
+/// mean + std · noise in levels, rounded.
+VITRINE_HOST_DEVICE inline std::uint8_t noise_level(float mean, float std, float noise) {
+  constexpr float kBrightest = 255.0f;
+  const float level = product(mean, kBrightest) + product(product(std, kBrightest), noise);
+  return to_level(level + 0.5f);
+}
+
+}  // namespace vitrine::pixel

@@ -1,0 +1,96 @@
+// Sharpness and Gaussian blur, a row at a time.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "cpu/augment_images.h"
+
+namespace vitrine::cpu {
+namespace {
+
+/// A row of an image between its border pixels; `from` is the row itself.
+void sharpen_row(const std::uint8_t* __restrict from, int width, float factor,
+                 std::uint8_t* __restrict to) {
+  const std::uint8_t *upper = from - width, *lower = from + width;
+  for (int x = 1; x < width - 1; ++x) {
+    const int neighbours = upper[x - 1] + upper[x] + upper[x + 1] + from[x - 1] + from[x + 1] +
+                           lower[x - 1] + lower[x] + lower[x + 1];
+    to[x] = pixel::blend(pixel::smooth(neighbours, from[x]), from[x], factor);
+  }
+}
+
+/// What a blur needs besides the pixels.
+struct Blur {
+  int radius;
+  std::uint32_t weights[pixel::kLargestBlurRadius + 1];
+  std::vector<std::uint32_t> row;  ///< columns' sums, with `radius` mirrored ones on each side
+
+  Blur(double sigma, int width) : radius(pixel::blur_radius(sigma)), row(width + 2 * radius) {
+    double gaussians[pixel::kLargestBlurRadius + 1];
+    for (int i = 0; i <= radius; ++i) gaussians[i] = pixel::gaussian(i, sigma);
+    pixel::blur_weights(gaussians, radius, weights);
+  }
+};
+
+/// Fills blur.row for row y of the plane.
+void blur_columns(const std::uint8_t* plane, int height, int width, int y, Blur& blur) {
+  std::uint32_t* __restrict sums = blur.row.data() + blur.radius;
+  const std::uint8_t* centre = plane + y * width;
+  for (int x = 0; x < width; ++x) sums[x] = blur.weights[0] * centre[x];
+  for (int i = 1; i <= blur.radius; ++i) {
+    const std::uint8_t* upper = plane + pixel::mirrored(y - i, height) * width;
+    const std::uint8_t* lower = plane + pixel::mirrored(y + i, height) * width;
+    const std::uint32_t weight = blur.weights[i];
+    for (int x = 0; x < width; ++x) sums[x] += weight * (upper[x] + lower[x]);
+  }
+  for (int x = 0; x < width; ++x) sums[x] = pixel::blurred_column(sums[x]);
+  for (int i = 1; i <= blur.radius; ++i) {
+    sums[-i] = sums[pixel::mirrored(-i, width)];
+    sums[width - 1 + i] = sums[pixel::mirrored(width - 1 + i, width)];
+  }
+}
+
+void blur_row(const Blur& blur, int width, std::uint8_t* __restrict to) {
+  constexpr int kRun = 64;  // sums that stay in registers or the nearest cache
+  const std::uint32_t* columns = blur.row.data() + blur.radius;
+  for (int begin = 0; begin < width; begin += kRun) {
+    const int n = std::min(kRun, width - begin);
+    std::uint32_t sums[kRun];
+    for (int x = 0; x < n; ++x) sums[x] = blur.weights[0] * columns[begin + x];
+    for (int i = 1; i <= blur.radius; ++i) {
+      const std::uint32_t* left = columns + begin - i;
+      const std::uint32_t* right = columns + begin + i;
+      const std::uint32_t weight = blur.weights[i];
+      for (int x = 0; x < n; ++x) sums[x] += weight * (left[x] + right[x]);
+    }
+    for (int x = 0; x < n; ++x) to[begin + x] = pixel::blurred_level(sums[x]);
+  }
+}
+
+}  // namespace
+
+void sharpen(float factor, const std::uint8_t* from, std::uint8_t* to, const ImageShape& shape) {
+  const int width = shape.width;
+  for (int row = 0; row < shape.channels * shape.height; ++row, from += width, to += width) {
+    const int y = row % shape.height;
+    if (y == 0 || y == shape.height - 1) {
+      std::memcpy(to, from, width);
+      continue;
+    }
+    to[0] = from[0];
+    to[width - 1] = from[width - 1];
+    sharpen_row(from, width, factor, to);
+  }
+}
+
+void blur(double sigma, const std::uint8_t* from, std::uint8_t* to, const ImageShape& shape) {
+  Blur blur(sigma, shape.width);
+  for (int c = 0; c < shape.channels; ++c) {
+    for (int y = 0; y < shape.height; ++y, to += shape.width) {
+      blur_columns(from + c * shape.plane(), shape.height, shape.width, y, blur);
+      blur_row(blur, shape.width, to);
+    }
+  }
+}
+
+}  // namespace vitrine::cpu
