@@ -9,7 +9,7 @@
 #include <map>
 #include <set>
 
-#include "picture_files.h"
+#include "picture_folders.h"
 #include "temporary_directory.h"
 
 namespace vitrine {

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "data/ordered_work.h"
-#include "picture_files.h"
+#include "picture_folders.h"
 #include "temporary_directory.h"
 
 namespace vitrine {

@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "io/xxh64.h"
-#include "picture_files.h"
+#include "picture_folders.h"
 #include "temporary_directory.h"
 
 namespace vitrine {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -77,6 +78,18 @@ DecodeRequest request_of(const DrawnAugmentation& drawn, const AugmentationConfi
           .min_height = config.height,
           .min_width = config.width,
           .channels = config.channels};
+}
+
+/// RandomResizedCrop crops before it resizes: its filters see nothing around the box.
+void cut_to_box(PictureView& view) {
+  const auto cut = [&view](float& begin, float length, std::int32_t& side, std::int64_t stride) {
+    const auto first = static_cast<std::int32_t>(std::floor(begin));
+    side = std::min(side, static_cast<std::int32_t>(std::ceil(begin + length))) - first;
+    begin -= static_cast<float>(first);
+    view.offset += first * stride;
+  };
+  cut(view.crop_y, view.crop_height, view.height, view.stride_y);
+  cut(view.crop_x, view.crop_width, view.width, view.stride_x);
 }
 
 }  // namespace
@@ -154,6 +167,7 @@ bool Loader::State::try_picture(Worker& worker, Item& item, std::int64_t positio
     watch.add_to(item.times.draw);
     item.view = worker.decoder.decode(file, name, request_of(drawn, config), item.pixels);
     watch.add_to(item.times.decode);
+    if (options.training && config.crop_mode == CropMode::rrc) cut_to_box(item.view);
     item.view.filter = drawn.filter;
     item.view.flip_x = drawn.flip_x ? 1 : 0;
     item.view.flip_y = drawn.flip_y ? 1 : 0;
