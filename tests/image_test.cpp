@@ -6,28 +6,14 @@
 #include <png.h>
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-// jpeglib.h wants size_t and FILE declared.
-#include <jpeglib.h>
 
+#include "encode_jpeg.h"
 #include "io/files.h"
 #include "temporary_directory.h"
 #include "vitrine/error.h"
-#include "vitrine/random.h"
 
 namespace vitrine {
 namespace {
-
-Image random_image(std::int64_t channels, std::int64_t height, std::int64_t width,
-                   std::uint64_t seed) {
-  Image image{channels, height, width, {}};
-  RandomStream random(seed, 0);
-  for (std::int64_t i = 0; i < channels * height * width; ++i) {
-    image.pixels.push_back(static_cast<std::uint8_t>(random.below(256)));
-  }
-  return image;
-}
 
 /// Slow in x and y, so that JPEG hardly changes it.
 Image smooth_image(std::int64_t channels, std::int64_t height, std::int64_t width) {
@@ -87,41 +73,6 @@ std::string write_png(std::uint32_t format, std::uint32_t width, std::uint32_t h
   EXPECT_TRUE(png_image_write_to_memory(&png, bytes.data(), &size, 0, pixels, 0, palette));
   bytes.resize(size);
   return bytes;
-}
-
-/// A JPEG of best quality.
-std::string write_jpeg(const Image& image) {
-  jpeg_compress_struct jpeg{};
-  jpeg_error_mgr errors{};
-  jpeg.err = jpeg_std_error(&errors);
-  jpeg_create_compress(&jpeg);
-  unsigned char* bytes = nullptr;
-  unsigned long size = 0;
-  jpeg_mem_dest(&jpeg, &bytes, &size);
-  jpeg.image_width = static_cast<JDIMENSION>(image.width);
-  jpeg.image_height = static_cast<JDIMENSION>(image.height);
-  jpeg.input_components = static_cast<int>(image.channels);
-  const J_COLOR_SPACE spaces[] = {JCS_UNKNOWN, JCS_GRAYSCALE, JCS_UNKNOWN, JCS_RGB, JCS_CMYK};
-  jpeg.in_color_space = spaces[image.channels];
-  jpeg_set_defaults(&jpeg);
-  jpeg_set_quality(&jpeg, 100, TRUE);
-  jpeg_start_compress(&jpeg, TRUE);
-  const std::int64_t plane = image.height * image.width;
-  for (std::int64_t y = 0; y < image.height; ++y) {
-    std::vector<JSAMPLE> row;
-    for (std::int64_t x = 0; x < image.width; ++x) {
-      for (std::int64_t c = 0; c < image.channels; ++c) {
-        row.push_back(image.pixels[static_cast<std::size_t>(c * plane + y * image.width + x)]);
-      }
-    }
-    JSAMPROW rows = row.data();
-    jpeg_write_scanlines(&jpeg, &rows, 1);
-  }
-  jpeg_finish_compress(&jpeg);
-  std::string result(reinterpret_cast<char*>(bytes), size);
-  jpeg_destroy_compress(&jpeg);
-  free(bytes);
-  return result;
 }
 
 void expect_near(const Image& found, const Image& expected, int difference) {
@@ -188,8 +139,8 @@ TEST_F(ImageTest, DamagedPngIsRefused) {
 }
 
 TEST_F(ImageTest, JpegIsClose) {
-  expect_near(read(write_jpeg(smooth_image(1, 17, 23))), smooth_image(1, 17, 23), 2);
-  expect_near(read(write_jpeg(smooth_image(3, 17, 23))), smooth_image(3, 17, 23), 5);
+  expect_near(read(encode_jpeg(smooth_image(1, 17, 23))), smooth_image(1, 17, 23), 2);
+  expect_near(read(encode_jpeg(smooth_image(3, 17, 23))), smooth_image(3, 17, 23), 5);
 }
 
 TEST_F(ImageTest, CmykJpegBecomesColour) {
@@ -200,11 +151,11 @@ TEST_F(ImageTest, CmykJpegBecomesColour) {
   for (std::size_t i = 0; i < 3 * plane; ++i) {  // libjpeg writes Adobe's marker: inverted ink
     expected.pixels[i] = static_cast<std::uint8_t>(std::lround(cmyk.pixels[i] * 200 / 255.0));
   }
-  expect_near(read(write_jpeg(cmyk)), expected, 3);
+  expect_near(read(encode_jpeg(cmyk)), expected, 3);
 }
 
 TEST_F(ImageTest, DamagedJpegIsRefused) {
-  const std::string whole = write_jpeg(random_image(3, 24, 24, 6));
+  const std::string whole = encode_jpeg(random_image(3, 24, 24, 6));
   for (std::size_t bytes = 3; bytes + 2 < whole.size(); bytes += 7) {
     EXPECT_NE(error_of(whole.substr(0, bytes)), "") << bytes;
   }

@@ -5,7 +5,8 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config ccache
-  libdnnl-dev libhwy-dev nlohmann-json3-dev libcli11-dev libjpeg-dev libpng-dev zlib1g-dev)
+  libdnnl-dev libhwy-dev nlohmann-json3-dev libcli11-dev libjpeg-dev libpng-dev libexif-dev
+  zlib1g-dev)
 if [[ "${1:-}" == "--tests" ]]; then
   packages+=(libgtest-dev libbenchmark-dev libboost-context-dev clang clang-format libomp-dev
     python3 binutils)

@@ -1,9 +1,10 @@
 // Decoding the part of a picture that somebody wants, at the size that they want.
 //
 // A JPEG is scaled while it is decoded: the inverse transform of a block of 8 × 8 coefficients
-// yields m × m pixels, m = 1 to 8, at a cost that falls with m; rows and columns of blocks outside
-// the wanted box are skipped. What is still twice too large afterwards, and other formats, are
-// reduced by averaging whole blocks of pixels (Pillow's Image.reduce).
+// yields m × m pixels, m = 1, 2, 3, 4 or 8 (libjpeg-turbo has no fast transforms for 5, 6 and 7,
+// which take longer than 8); rows and columns of blocks outside the wanted box are skipped. What is
+// still twice too large afterwards, and other formats, are reduced by averaging whole blocks of
+// pixels (Pillow's Image.reduce), at most 256 to one along an axis.
 #pragma once
 
 #include <cstddef>
@@ -47,10 +48,12 @@ class Decoder {
   /// (with its first bytes), damaged header, more than 2^27 pixels.
   PictureInfo read_info(std::span<const std::byte> file, const std::string& name);
 
-  /// Appends pixels to `pixels`; the view's offset is that of its first byte there, its box the
-  /// requested one in pixels of the result, its filter and flips untouched. Grey is repeated,
-  /// palettes are expanded, 16 bits scaled to 8, alpha laid over white, CMYK converted as Pillow
-  /// does. Throws BadInput for a damaged or truncated file.
+  /// Appends pixels to `pixels`; the view's offset is that of its pixel (0, 0) there, its box the
+  /// requested one in pixels of the result, its filter and flips untouched. Grey is repeated by a
+  /// stride of 0 between channels, the orientation lies in the other strides. Palettes are expanded,
+  /// 16 bits scaled to 8, alpha laid over white, CMYK converted as Pillow does.
+  /// Throws BadInput for a damaged or truncated file (as far as it is read: PNG and PNM up to the
+  /// last row of the box) and for a box that is not inside the picture; `pixels` is then unchanged.
   PictureView decode(std::span<const std::byte> file, const std::string& name,
                      const DecodeRequest& request, std::vector<std::uint8_t>& pixels);
 

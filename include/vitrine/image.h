@@ -14,7 +14,7 @@ struct Image {
 };
 
 /// Decodes PNG, JPEG, PGM (P2, P5) or PPM (P3, P6), told apart by their first bytes. 16-bit
-/// samples are scaled to 8, palettes expanded, alpha dropped over white.
+/// samples are scaled to 8, palettes expanded, alpha laid over white, EXIF orientations followed.
 /// Throws BadInput naming the file and what is wrong with it.
 Image read_image(const std::filesystem::path& path);
 

@@ -1,25 +1,36 @@
-// Telling image formats apart, and converting between grey and colour.
+// Whole images by the decoders of pictures, and converting between grey and colour.
 
 #include "vitrine/image.h"
 
-#include <string_view>
-
 #include "io/files.h"
-#include "io/image_formats.h"
-#include "io/one_line.h"
+#include "io/row_sink.h"
+#include "vitrine/decoder.h"
+#include "vitrine/error.h"
 
 namespace vitrine {
 
 Image read_image(const std::filesystem::path& path) {
   const std::string bytes = read_file(path);
-  const std::string name = one_line(path.string());
-  const std::string_view start = std::string_view(bytes).substr(0, 8);
-  if (start.substr(0, 4) == "\x89PNG") return decode_png(bytes, name);
-  if (start.substr(0, 3) == "\xFF\xD8\xFF") return decode_jpeg(bytes, name);
-  if (start.size() >= 2 && start[0] == 'P' && std::string_view("2356").find(start[1]) < 4) {
-    return decode_pnm(bytes, name);
+  const std::span<const std::byte> file = std::as_bytes(std::span(bytes));
+  Decoder decoder;
+  const PictureInfo info = decoder.read_info(file, path.string());
+  Image image{info.channels == 1 ? 1 : 3, info.height, info.width, {}};
+  std::vector<std::uint8_t> decoded;
+  const PictureView view = decoder.decode(file, path.string(),
+                                          {.crop_height = static_cast<double>(info.height),
+                                           .crop_width = static_cast<double>(info.width),
+                                           .channels = image.channels},
+                                          decoded);
+  image.pixels.resize(decoded.size());
+  std::uint8_t* pixel = image.pixels.data();
+  for (std::int64_t c = 0; c < image.channels; ++c) {
+    for (std::int64_t y = 0; y < image.height; ++y) {
+      const std::uint8_t* row =
+          decoded.data() + (view.offset + y * view.stride_y + c * view.stride_c);
+      for (std::int64_t x = 0; x < image.width; ++x) *pixel++ = row[x * view.stride_x];
+    }
   }
-  throw BadInput(name + ": not an image: expected PNG, JPEG, PGM or PPM");
+  return image;
 }
 
 Image convert_channels(const Image& image, std::int64_t channels) {
@@ -36,15 +47,10 @@ Image convert_channels(const Image& image, std::int64_t channels) {
     throw BadInput("cannot convert an image of " + std::to_string(image.channels) +
                    " channels to " + std::to_string(channels) + ", expected 1 or 3");
   }
-  // 0.299, 0.587 and 0.114 times 2^16; the same integers as Pillow's "L".
-  constexpr std::uint32_t kRed = 19595, kGreen = 38470, kBlue = 7471, kHalf = 1u << 15;
   const std::uint8_t* red = image.pixels.data();
   const std::uint8_t *green = red + plane, *blue = green + plane;
   converted.pixels.resize(plane);
-  for (std::size_t i = 0; i < plane; ++i) {
-    converted.pixels[i] = static_cast<std::uint8_t>(
-        (red[i] * kRed + green[i] * kGreen + blue[i] * kBlue + kHalf) >> 16);
-  }
+  for (std::size_t i = 0; i < plane; ++i) converted.pixels[i] = luma(red[i], green[i], blue[i]);
   return converted;
 }
 

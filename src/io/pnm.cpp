@@ -1,7 +1,6 @@
 // PGM and PPM: "P5 width height maxval" in text, one white space, then samples; P2 and P3 have
 // their samples in text too.          https://netpbm.sourceforge.net/doc/ppm.html
 
-#include <algorithm>
 #include <cctype>
 
 #include "io/image_formats.h"
@@ -14,7 +13,8 @@ constexpr std::int64_t kMaxSample = 65535;
 /// Reads through the text part of a file.
 class Scanner {
  public:
-  Scanner(const std::string& bytes, const std::string& name) : bytes_(bytes), name_(name) {}
+  Scanner(std::span<const unsigned char> bytes, const std::string& name, std::size_t position)
+      : bytes_(bytes), name_(name), position_(position) {}
 
   /// The next decimal number, after white space and comments.
   std::int64_t number(const char* what, std::int64_t limit) {
@@ -36,7 +36,9 @@ class Scanner {
 
   void skip_space() {
     while (position_ < bytes_.size() && (std::isspace(byte()) || byte() == '#')) {
-      if (byte() == '#') position_ = std::min(bytes_.find('\n', position_), bytes_.size() - 1);
+      if (byte() == '#') {
+        while (position_ + 1 < bytes_.size() && byte() != '\n') ++position_;
+      }
       ++position_;
     }
   }
@@ -47,63 +49,114 @@ class Scanner {
     ++position_;
   }
 
-  void skip(std::size_t count) { position_ += count; }
   std::size_t position() const { return position_; }
   std::size_t left() const { return bytes_.size() - position_; }
-  [[noreturn]] void fail(const std::string& what) const { throw BadInput(name_ + ": " + what); }
+  [[noreturn]] void fail(const std::string& what) const { fail_decoding(name_, what); }
 
  private:
-  unsigned char byte() const { return static_cast<unsigned char>(bytes_[position_]); }
+  unsigned char byte() const { return bytes_[position_]; }
 
-  const std::string& bytes_;
+  std::span<const unsigned char> bytes_;
   const std::string& name_;
   std::size_t position_ = 0;
 };
 
-}  // namespace
+class PnmDecoder : public FormatDecoder {
+ public:
+  PictureInfo open(std::span<const unsigned char> file, const std::string& name) override;
+  void read(const std::string& name, const StoredRequest& request, RowSink& sink,
+            std::vector<std::uint8_t>& pixels) override;
 
-Image decode_pnm(const std::string& bytes, const std::string& name) {
-  Scanner scanner(bytes, name);
-  const char kind = bytes[1];
-  const bool text = kind == '2' || kind == '3';
-  const std::int64_t channels = kind == '3' || kind == '6' ? 3 : 1;
-  scanner.skip(2);
-  const std::int64_t width = scanner.number("width", kMaxImagePixels);
-  const std::int64_t height = scanner.number("height", kMaxImagePixels);
-  const std::int64_t maxval = scanner.number("maxval", kMaxSample);
-  if (maxval < 1) scanner.fail("maxval is 0, expected 1 to 65535");
-  const std::size_t sample_bytes = maxval > 255 ? 2 : 1;
-
-  if (!text) scanner.single_space();
-  if (height < 1 || width < 1 || height > kMaxImagePixels / width) {
-    new_image(channels, height, width, name);  // says so
+ private:
+  /// Bytes or text from the first sample on, as long as the header says.
+  void check_length(const Scanner& scanner) const;
+  const std::uint8_t* binary_row(const Scanner& scanner, std::int64_t y, const AxisPart& x);
+  const std::uint8_t* text_row(Scanner& scanner, const AxisPart& x);
+  std::uint8_t to_byte(std::int64_t value) const {
+    return static_cast<std::uint8_t>((value * 255 + maxval_ / 2) / maxval_);
   }
-  const auto samples = static_cast<std::size_t>(channels * height * width);
-  const std::size_t needed = text ? 2 * samples - 1 : samples * sample_bytes;
-  if (scanner.left() < needed || (!text && scanner.left() > needed)) {
+
+  std::span<const unsigned char> file_;
+  std::size_t samples_at_ = 0;
+  std::int64_t channels_ = 0, height_ = 0, width_ = 0, maxval_ = 0;
+  bool text_ = false;
+  std::vector<std::uint8_t> row_;
+};
+
+PictureInfo PnmDecoder::open(std::span<const unsigned char> file, const std::string& name) {
+  const unsigned char kind = file[1];
+  file_ = file;
+  text_ = kind == '2' || kind == '3';
+  channels_ = kind == '3' || kind == '6' ? 3 : 1;
+  Scanner scanner(file, name, 2);
+  width_ = scanner.number("width", kMaxImagePixels);
+  height_ = scanner.number("height", kMaxImagePixels);
+  maxval_ = scanner.number("maxval", kMaxSample);
+  if (maxval_ < 1) scanner.fail("maxval is 0, expected 1 to 65535");
+  if (!text_) scanner.single_space();
+  check_image_size(height_, width_, name);
+  samples_at_ = scanner.position();
+  return {channels_ == 1 ? "PGM" : "PPM", height_, width_, channels_, 1};
+}
+
+void PnmDecoder::check_length(const Scanner& scanner) const {
+  const auto samples = static_cast<std::size_t>(channels_ * height_ * width_);
+  const std::size_t needed = text_ ? 2 * samples - 1 : samples * (maxval_ > 255 ? 2 : 1);
+  if (scanner.left() < needed || (!text_ && scanner.left() > needed)) {
     scanner.fail(std::to_string(scanner.left()) + " bytes of samples, expected " +
-                 (text ? "at least " : "") + std::to_string(needed));
+                 (text_ ? "at least " : "") + std::to_string(needed));
   }
-  Image image = new_image(channels, height, width, name);
-  const std::size_t plane = samples / static_cast<std::size_t>(channels);
-  const auto* raw = reinterpret_cast<const unsigned char*>(bytes.data()) + scanner.position();
-  for (std::size_t i = 0; i < samples; ++i) {
-    std::int64_t value = 0;
-    if (text) {
-      value = scanner.number("sample", maxval);
-    } else {
-      value = sample_bytes == 1 ? raw[i] : raw[2 * i] * 256 + raw[2 * i + 1];
-      if (value > maxval) scanner.fail("sample is above " + std::to_string(maxval));
+}
+
+const std::uint8_t* PnmDecoder::binary_row(const Scanner& scanner, std::int64_t y,
+                                           const AxisPart& x) {
+  const std::int64_t sample_bytes = maxval_ > 255 ? 2 : 1;
+  const unsigned char* raw =
+      file_.data() + samples_at_ + (y * width_ + x.begin) * channels_ * sample_bytes;
+  if (maxval_ == 255) return raw;
+  for (std::uint8_t& sample : row_) {
+    const std::int64_t value = sample_bytes == 1 ? raw[0] : raw[0] * 256 + raw[1];
+    if (value > maxval_) scanner.fail("sample is above " + std::to_string(maxval_));
+    sample = to_byte(value);
+    raw += sample_bytes;
+  }
+  return row_.data();
+}
+
+/// Numbers can only be read one after another; those outside x are dropped.
+const std::uint8_t* PnmDecoder::text_row(Scanner& scanner, const AxisPart& x) {
+  for (std::int64_t i = 0; i < width_ * channels_; ++i) {
+    const std::uint8_t value = to_byte(scanner.number("sample", maxval_));
+    const std::int64_t at = i - x.begin * channels_;
+    if (at >= 0 && at < static_cast<std::int64_t>(row_.size())) {
+      row_[static_cast<std::size_t>(at)] = value;
     }
-    const std::size_t c = i % static_cast<std::size_t>(channels);
-    image.pixels[c * plane + i / static_cast<std::size_t>(channels)] =
-        static_cast<std::uint8_t>((value * 255 + maxval / 2) / maxval);
   }
-  if (text) {
+  return row_.data();
+}
+
+void PnmDecoder::read(const std::string& name, const StoredRequest& request, RowSink& sink,
+                      std::vector<std::uint8_t>& pixels) {
+  Scanner scanner(file_, name, samples_at_);
+  check_length(scanner);
+  const AxisPart y = plan_axis(request.y, height_, 8);
+  const AxisPart x = plan_axis(request.x, width_, 8);
+  row_.resize(static_cast<std::size_t>((x.end - x.begin) * channels_));
+  sink.start(channels_ == 1 ? Samples::grey : Samples::rgb, request.channels, y, x, pixels);
+  for (std::int64_t i = text_ ? 0 : y.begin; i < y.end; ++i) {
+    const std::uint8_t* row = text_ ? text_row(scanner, x) : binary_row(scanner, i, x);
+    if (i >= y.begin) sink.add(row);
+  }
+  if (text_ && y.end == height_) {
     scanner.skip_space();
     if (scanner.left() > 0) scanner.fail(std::to_string(scanner.left()) + " trailing bytes");
   }
-  return image;
+}
+
+}  // namespace
+
+std::unique_ptr<FormatDecoder> make_pnm_decoder() {
+  return std::make_unique<PnmDecoder>();
 }
 
 }  // namespace vitrine
