@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -42,9 +43,10 @@ struct FolderOptions {
 };
 
 /// Scans root/{train,val}/class/**.{jpg,jpeg,png} ("validation" and "test" are read as val), or
-/// root/class/** with `val_split`; suffixes in any case, symbolic links followed once. Sorted by
-/// path. Labels are those of the training split. Throws BadInput: no such folder, one class only, a
-/// class without pictures, a class of val that train lacks, a loop of links.
+/// root/class/** with `val_split`; suffixes in any case, names that begin with a dot passed over,
+/// symbolic links followed once. Sorted by class, then by path. Labels are those of the training
+/// split. Throws BadInput: no such folder, one class only, a class without pictures, a class of val
+/// that train lacks, a loop of links.
 std::unique_ptr<PictureSource> open_image_folder(const std::filesystem::path& root, Split split,
                                                  const FolderOptions& options = {});
 
@@ -60,12 +62,19 @@ struct PackOptions {
   std::int64_t short_side = 256;  ///< larger pictures are reduced to it (antialiased, bicubic)
   int workers = 0;                ///< 0: one a core
 };
-/// Packs both splits into one file, written whole or not at all. Told how many pictures are done;
-/// returns false to stop. Broken pictures are handled as in training.
+/// What was packed.
+struct PackSummary {
+  std::int64_t train = 0, val = 0;  ///< pictures
+  std::uint64_t bytes = 0;          ///< of the file
+  std::vector<std::string> broken;  ///< pictures left out, each with the reason
+};
+/// Told how many pictures are done; returns false to stop.
 using PackObserver = std::function<bool(std::int64_t done, std::int64_t of)>;
-void pack_pictures(const PictureSource& train, const PictureSource& val,
-                   const std::filesystem::path& path, const PackOptions& options,
-                   const PackObserver& observer);
+/// Packs both splits into one file, written whole or not at all: nothing where it was stopped.
+/// Throws BadInput when more than 1 % of a split's pictures are broken.
+std::optional<PackSummary> pack_pictures(const PictureSource& train, const PictureSource& val,
+                                         const std::filesystem::path& path,
+                                         const PackOptions& options, const PackObserver& observer);
 
 /// Pictures that could not be used, counted and named. Thread-safe.
 class BrokenPictures {

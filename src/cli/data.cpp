@@ -1,29 +1,24 @@
-// vitrine data digits: the built-in data set as files that other programs can read.
+// vitrine data: data sets before anything trains on them.
 #include <memory>
+#include <utility>
+#include <vector>
 
-#include "cli/commands.h"
-#include "cli/progress.h"
-#include "vitrine/dataset.h"
+#include "cli/data_commands.h"
 
 namespace vitrine {
 
 Command add_data(CLI::App& app) {
-  struct Options {
-    std::string output;
-  };
-  auto options = std::make_shared<Options>();
-  CLI::App* data = app.add_subcommand("data", "Write built-in data sets as files");
+  CLI::App* data = app.add_subcommand("data", "Inspect, pack and write data sets");
   data->require_subcommand(1);
-  CLI::App* digits = data->add_subcommand(
-      "digits", "Handwritten-looking digits as IDX files, the format of MNIST");
-  digits->add_option("-o,--output", options->output, "directory")->required();
-  return [options] {
-    for (const Split split : {Split::train, Split::test}) {
-      const Dataset dataset = load_dataset("digits", "", split);
-      write_idx(dataset, options->output, split);
-      std::printf("%s: %s %s images\n", options->output.c_str(),
-                  format_count(dataset.size()).c_str(),
-                  split == Split::train ? "training" : "test");
+  std::vector<std::pair<CLI::App*, Command>> commands;
+  for (auto add : {add_data_inspect, add_data_pack, add_data_digits}) {
+    Command command = add(*data);
+    commands.emplace_back(data->get_subcommands([](CLI::App*) { return true; }).back(),
+                          std::move(command));
+  }
+  return [commands] {
+    for (const auto& [parser, command] : commands) {
+      if (parser->parsed()) return command();
     }
     return 0;
   };

@@ -63,6 +63,33 @@ class Descriptor {
   int descriptor_;
 };
 
+/// Container: a string or a vector of bytes.
+template <typename Container>
+void read_into(const std::filesystem::path& path, const std::string& name, Container& contents) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) {
+    throw BadInput(name + ": " + (errno == ENOENT ? "no such file" : reason(errno)));
+  }
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) throw BadInput(name + ": " + reason(errno));
+
+  constexpr std::size_t kSmallestRead = 4096;  // pipes and /proc say 0
+  contents.clear();
+  std::size_t used = 0;
+  for (;;) {
+    if (used == contents.size()) {
+      const auto expected = static_cast<std::size_t>(status.st_size) + 1;
+      contents.resize(std::max({expected, used + kSmallestRead, used + used / 2}));
+    }
+    const ssize_t got = ::read(file.get(), contents.data() + used, contents.size() - used);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw BadInput(name + ": " + reason(errno));
+    if (got == 0) break;
+    used += static_cast<std::size_t>(got);
+  }
+  contents.resize(used);
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {
@@ -135,30 +162,14 @@ void write_file(const std::filesystem::path& path, std::string_view contents) {
 }
 
 std::string read_file(const std::filesystem::path& path) {
-  const std::string name = one_line(path.string());
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) {
-    throw BadInput(name + ": " + (errno == ENOENT ? "no such file" : reason(errno)));
-  }
-  struct stat status {};
-  if (::fstat(file.get(), &status) != 0) throw BadInput(name + ": " + reason(errno));
-
-  constexpr std::size_t kSmallestRead = 4096;  // pipes and /proc say 0
   std::string contents;
-  std::size_t used = 0;
-  for (;;) {
-    if (used == contents.size()) {
-      const auto expected = static_cast<std::size_t>(status.st_size) + 1;
-      contents.resize(std::max({expected, used + kSmallestRead, used + used / 2}));
-    }
-    const ssize_t got = ::read(file.get(), contents.data() + used, contents.size() - used);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw BadInput(name + ": " + reason(errno));
-    if (got == 0) break;
-    used += static_cast<std::size_t>(got);
-  }
-  contents.resize(used);
+  read_into(path, one_line(path.string()), contents);
   return contents;
+}
+
+void read_file(const std::filesystem::path& path, const std::string& name,
+               std::vector<std::byte>& contents) {
+  read_into(path, name, contents);
 }
 
 void sync_directory(const std::filesystem::path& directory) {

@@ -1,10 +1,12 @@
 // Reading whole files, and writing them so that a kill at any byte leaves the previous one whole.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace vitrine {
 
@@ -52,6 +54,9 @@ void write_file(const std::filesystem::path& path, std::string_view contents);
 
 /// The whole file. Throws BadInput "FILE: no such file" / the system's reason.
 std::string read_file(const std::filesystem::path& path);
+/// The same into memory that is used again; `name` is the file's in messages.
+void read_file(const std::filesystem::path& path, const std::string& name,
+               std::vector<std::byte>& contents);
 
 /// Flushes a directory's entries to the disk. Throws IoError.
 void sync_directory(const std::filesystem::path& directory);

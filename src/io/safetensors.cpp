@@ -4,19 +4,13 @@
 
 #include "vitrine/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <system_error>
 
 #include "io/files.h"
+#include "io/mapped_file.h"
 #include "io/one_line.h"
 #include "io/safetensors_header.h"
 #include "vitrine/conversion.h"
@@ -36,32 +30,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "tensors are mapped as they are stored");
 
 constexpr std::size_t kAlignment = 8;
-
-/// The file in memory, read-only; unmapped with the last owner.
-struct Mapping {
-  std::shared_ptr<const void> memory;
-  std::uint64_t bytes = 0;
-};
-
-Mapping map_file(const std::filesystem::path& path, const std::string& name) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const auto fail = [&](const std::string& what) {
-    if (descriptor >= 0) ::close(descriptor);
-    throw BadInput(name + ": " + what);
-  };
-  const auto reason = [] { return std::generic_category().message(errno); };
-  struct stat status {};
-  if (descriptor < 0) fail(errno == ENOENT ? "no such file" : reason());
-  if (::fstat(descriptor, &status) != 0) fail(reason());
-  if (!S_ISREG(status.st_mode)) fail("not a regular file");
-  const auto bytes = static_cast<std::uint64_t>(status.st_size);
-  if (bytes == 0) fail("not a safetensors file: it is empty");
-  void* memory = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  if (memory == MAP_FAILED) fail("cannot map: " + reason());
-  ::close(descriptor);
-  const auto unmap = [bytes](const void* p) { ::munmap(const_cast<void*>(p), bytes); };
-  return {std::shared_ptr<const void>(memory, unmap), bytes};
-}
 
 /// The header of a new file, padded so that the data is aligned.
 std::string make_header(const std::filesystem::path& path,
@@ -99,7 +67,8 @@ std::string make_header(const std::filesystem::path& path,
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path) {
   const std::string file = one_line(path.string());
-  const Mapping mapping = map_file(path, file);
+  const MappedFile mapping = map_file(path);
+  if (mapping.bytes == 0) throw BadInput(file + ": not a safetensors file: it is empty");
   mapping_ = mapping.memory;
   const auto* bytes = static_cast<const char*>(mapping.memory.get());
   Header header = parse_header({bytes, mapping.bytes}, file);
