@@ -8,7 +8,7 @@ namespace vitrine {
 
 std::optional<Picture> augmentation_picture(Device& device, const RunConfig& config,
                                             const Dataset& data) {
-  constexpr std::int64_t kImages = 8, kDraws = 3, kGap = 2;
+  constexpr std::int64_t kImages = 8, kDraws = 3, kGap = 2, kLongest = 128;
   const BatchImagesOptions options{.batch = std::min(kImages, data.size()), .training = true};
   if (!augmented(config, data, options)) return {};
   const std::vector<std::int64_t> all = shuffled(data.size(), config.recipe.seed, /*epoch=*/0);
@@ -19,7 +19,7 @@ std::optional<Picture> augmentation_picture(Device& device, const RunConfig& con
     if (image.height != config.model.image_height || image.width != config.model.image_width) {
       return {};  // stored images of another size stand in no row with the model's
     }
-    tiles.push_back(display_image(image));
+    tiles.push_back(display_image(image, kLongest));
   }
   AugmentedImages images(device, config, data, options);
   const Image blank{data.channels, config.model.image_height, config.model.image_width, {}};
@@ -34,7 +34,7 @@ std::optional<Picture> augmentation_picture(Device& device, const RunConfig& con
       Image image = blank;
       image.pixels.assign(pixels.begin() + static_cast<std::ptrdiff_t>(i * bytes),
                           pixels.begin() + static_cast<std::ptrdiff_t>((i + 1) * bytes));
-      tiles.push_back(display_image(image));
+      tiles.push_back(display_image(image, kLongest));
     }
   }
   return Picture{contact_sheet(tiles, options.batch, kGap),
