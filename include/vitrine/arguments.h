@@ -37,6 +37,8 @@ void check_arguments(const ColumnSum& args);
 void check_arguments(const SumParts& args);
 void check_arguments(const GradientNorm& args);
 void check_arguments(const AdamW& args);
+void check_arguments(const ResizedCrop& args);
+void check_arguments(const MixImages& args);
 void check_arguments(const AugmentImages& args);
 
 }  // namespace vitrine

@@ -472,6 +472,8 @@ class Kernels {
   virtual void sum_parts(const SumParts& args) = 0;
   virtual void gradient_norm(const GradientNorm& args) = 0;
   virtual void adamw(const AdamW& args) = 0;
+  virtual void resized_crop(const ResizedCrop& args) = 0;
+  virtual void mix_images(const MixImages& args) = 0;
   virtual void augment_images(const AugmentImages& args) = 0;
 };
 
