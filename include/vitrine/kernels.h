@@ -436,7 +436,7 @@ struct AdamW {
   const StepState* state = nullptr;  ///< learning_rate, ema_decay
   float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
   float clip_norm = 0.0f;  ///< 0: no clipping; torch.nn.utils.clip_grad_norm_
-  bool decoupled = true;  ///< true: AdamW; false: Adam with L2 decay added to the gradient
+  bool decoupled = true;   ///< true: AdamW; false: Adam with L2 decay added to the gradient
 };
 
 // ---------------------------------------------------------------------------------------------

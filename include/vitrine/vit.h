@@ -94,7 +94,7 @@ struct VitOptions {
   float target_threshold = -1.0f;  ///< of LossKind::bce; −1: none
   bool sum_classes = false;        ///< of LossKind::bce
   bool label_mixes = false;        ///< rows come with a LabelMix each, the input "mixes"
-  bool probabilities = false;  ///< keep softmax(logits)
+  bool probabilities = false;      ///< keep softmax(logits)
   bool image_gradient = false;
   /// Keep each block's softmax as "blocks.i.attn.probabilities" [rows, H, T, T]; prunes nothing.
   bool attention_probabilities = false;
@@ -102,8 +102,8 @@ struct VitOptions {
   bool fuse_residual_norm = true, prune_last_block = true;
 };
 
-/// Values are found by name: inputs "images", "rows", "labels", "mixes"; kept "logits", "probabilities",
-/// "images.grad".
+/// Values are found by name: inputs "images", "rows", "labels", "mixes"; kept "logits",
+/// "probabilities", "images.grad".
 Graph build_vit(const VitConfig& config, const VitOptions& options);
 
 /// A plan for a batch of `batch` images, chunks chosen for the device.

@@ -94,12 +94,11 @@ Results run_steps(Device& device, const Plan& plan, const RunConfig& config, con
   };
   for (std::int64_t step = 0; step < steps; ++step) {
     executor.reset_metrics();
-    executor.set_state(
-        {.seed = config.recipe.seed,
-         .step = static_cast<std::uint32_t>(step),
-         .learning_rate = static_cast<float>(config.recipe.lr),
-         .loss_scale = 1.0f / static_cast<float>(std::max<std::ptrdiff_t>(valid, 1)),
-         .ema_decay = static_cast<float>(ema_decay_at(optimizer_options, step))});
+    executor.set_state({.seed = config.recipe.seed,
+                        .step = static_cast<std::uint32_t>(step),
+                        .learning_rate = static_cast<float>(config.recipe.lr),
+                        .loss_scale = 1.0f / static_cast<float>(std::max<std::ptrdiff_t>(valid, 1)),
+                        .ema_decay = static_cast<float>(ema_decay_at(optimizer_options, step))});
     forward_and_backward->run();
     append(results.logits, logits);
     append(results.probabilities, probabilities);

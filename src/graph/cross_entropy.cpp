@@ -9,8 +9,8 @@ LossValues cross_entropy(Graph& graph, const std::string& name, ValueId logits, 
   const Shape shape = graph.shape(logits);
   require(shape.rank() == 2 && graph.shape(labels).elements() == shape[0], name,
           "labels " + graph.shape(labels).str() + " do not fit logits " + shape.str());
-  require(mixes == kNone || graph.value(mixes).bytes() ==
-                                shape[0] * static_cast<std::int64_t>(sizeof(LabelMix)),
+  require(mixes == kNone ||
+              graph.value(mixes).bytes() == shape[0] * static_cast<std::int64_t>(sizeof(LabelMix)),
           name, "mixes do not fit labels " + graph.shape(labels).str());
   operation->batch = shape[0];
   operation->classes = shape[1];

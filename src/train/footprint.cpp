@@ -42,8 +42,9 @@ std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data) {
 }
 
 MemoryReport training_memory(const Plan& training, const Recipe& recipe, int workers) {
+  const auto bytes = training.parameter_elements() * std::int64_t{sizeof(float)};
   MemoryReport memory = training.memory(workers);
-  if (recipe.model_ema) memory.average = training.parameter_elements() * std::int64_t{sizeof(float)};
+  memory.average = recipe.model_ema ? bytes : 0;
   return memory;
 }
 
