@@ -1,9 +1,9 @@
 // Cross-entropy, softmax or binary: loss, accuracy and the gradient of the logits in one kernel.
 //
-//   softmax   loss = sum_k t_k (log_sum_exp(z) - z_k)         dz = softmax(z) sum_k t_k - t
-//   binary    loss = mean_k [t_k softplus(-z_k) + (1 - t_k) softplus(z_k)],  dz = (sigmoid(z) - t)
-//   / K
-//             softplus(z) = max(z, 0) + log(1 + e^-|z|);      with `sum_classes` without the 1 / K
+//   softmax   loss = sum_k t_k (log_sum_exp(z) - z_k),   dz = softmax(z) sum_k t_k - t
+//   binary    loss = mean_k [t_k softplus(-z_k) + (1 - t_k) softplus(z_k)]
+//             dz = (sigmoid(z) - t) / K,   softplus(z) = max(z, 0) + log(1 + e^-|z|)
+//             with `sum_classes` the sum over k in the mean's place, without the 1 / K
 //   t = (1 - s) (w onehot(label) + (1 - w) onehot(other)) + s / K
 //
 // Smoothing s: Szegedy et al. 2016, arXiv:1512.00567; the mix w as timm's mixup_target; the binary
@@ -15,10 +15,10 @@
 // none. dlogits is written (=).
 //
 // One warp owns a row of up to 1024 classes, one block of eight warps a longer one; blocks take
-// rows in a fixed order. A row is read three times (five with `head_softmax`), all but the first
-// from L1 (21,841 classes of bf16 are 44 KB), so nothing limits K. Metrics are added to (+=): each
-// block sums its rows in double, the last block adds the blocks' sums (primitives/last_block.cuh)
-// in a fixed order.
+// rows in a fixed order. A row is read three times (five with `head_softmax`, twice for the binary
+// loss), all but the first from L1 (21,841 classes of bf16 are 44 KB), so nothing limits K. Metrics
+// are added to (+=): each block sums its rows in double, the last block adds the blocks' sums
+// (primitives/last_block.cuh) in a fixed order.
 //
 // Account, 8192 rows of 1000 bf16 logits: 16 MB read, 16 MB written, 8 µs at a copy rate of
 // 4.3 TB/s; but two exponentials and some 40 instructions an element are 11 µs of issue slots. 64

@@ -54,6 +54,7 @@ Result run(const AdamWRecipe& recipe, std::uint64_t seed, int threads) {
     std::vector<float> gradients = gradients_of(seed, step);
     StepState state;
     state.learning_rate = learning_rate_of(step);
+    state.ema_decay = ema_decay_of(recipe, step);
     kernels.gradient_norm({&r.optimizer, view(gradients)});
     kernels.adamw(arguments(recipe, r, gradients, state));
   }

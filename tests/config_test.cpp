@@ -134,6 +134,12 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "min_lr",
                           "clip_grad",
                           "smoothing",
+                          "bce_loss",
+                          "bce_sum",
+                          "bce_target_thresh",
+                          "model_ema",
+                          "model_ema_decay",
+                          "model_ema_warmup",
                           "hflip",
                           "seed",
                           "log_interval",
@@ -240,6 +246,12 @@ TEST(Config, Contradictions) {
         "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range"}) {
     expect({{key, -1}}, std::string(key) + ": found -1, expected at least 0");
   }
+  for (const double threshold : {-0.5, 1.0}) {
+    EXPECT_NE(contradiction({{"bce_target_thresh", threshold}}).find("-1 or a number in [0, 1)"),
+              std::string::npos);
+  }
+  expect({{"model_ema_decay", 0}}, "model_ema_decay: found 0, expected a number in (0, 1)");
+  expect({{"model_ema_decay", 1}}, "model_ema_decay: found 1, expected a number in (0, 1)");
   expect({{"layer_decay", 0}}, "layer_decay: found 0, expected a number in (0, 1]");
   expect({{"layer_decay", 1.5}}, "layer_decay: found 1.5, expected a number in (0, 1]");
   expect({{"hflip", 1.25}}, "hflip: found 1.25, expected a number in [0, 1]");
@@ -251,6 +263,32 @@ TEST(Config, Contradictions) {
   expect({{"scale", {0.5, 1.5}}}, "scale: found 1.5, expected at most 1");
   expect({{"mean", {0.5}}}, "std: found [], expected as many numbers as mean has");
   expect({{"mean", {0.5}}, {"std", {0.0}}}, "std: found [0.0], expected positive numbers");
+}
+
+TEST(Config, LossAndAverageOfTraining) {
+  Recipe recipe;
+  recipe.smoothing = 0.1;
+  recipe.bce_sum = true;
+  recipe.bce_target_thresh = 0.25;
+  VitOptions options;
+  set_loss(recipe, options);
+  EXPECT_EQ(options.loss, LossKind::softmax);
+  EXPECT_EQ(options.label_smoothing, 0.1f);
+  EXPECT_EQ(options.target_threshold, -1.0f);
+  EXPECT_FALSE(options.sum_classes);
+  recipe.bce_loss = true;
+  set_loss(recipe, options);
+  EXPECT_EQ(options.loss, LossKind::bce);
+  EXPECT_EQ(options.target_threshold, 0.25f);
+  EXPECT_TRUE(options.sum_classes);
+  EXPECT_EQ(optimizer_config(recipe).ema_decay, 0.0);
+  recipe.model_ema = recipe.model_ema_warmup = true;
+  EXPECT_EQ(optimizer_config(recipe).ema_decay, 0.9998);
+  EXPECT_TRUE(optimizer_config(recipe).ema_warmup);
+
+  VitConfig model{.head_softmax = true};
+  EXPECT_EQ(error_of([&] { build_vit(model, options); }),
+            "head_softmax: found true with bce_loss, expected false");
 }
 
 TEST(Config, TransformPerChannel) {

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include "reference/cross_entropy.h"
 #include "vit_run.h"
+#include "vitrine/training_step.h"
 
 namespace vitrine {
 namespace {
@@ -122,6 +124,53 @@ TEST(Executor, EmptyRowsDoNotCount) {
     SCOPED_TRACE(std::to_string(cut.count) + " chunks, " + std::to_string(cut.lanes) + " lanes");
     expect_same_numbers(run(*device, cut, 4), small, 4);
   }
+}
+
+// The loss of mixed labels from the logits, by its definition; chunks read the mixes of their rows.
+TEST(Executor, MixesReachTheLoss) {
+  constexpr std::int64_t kValid = 5, kRows = 6;
+  const auto device = make_cpu_device(2);
+  const VitConfig config = small_vit();
+  const Batch batch(config, kValid, kRows, kSeed);
+  for (const LossKind kind : {LossKind::softmax, LossKind::bce}) {
+    VitRun vit(*device, config, {.loss = kind, .label_smoothing = 0.1f, .label_mixes = true},
+               {.batch = kRows, .rows = 2, .count = 3, .lanes = 2}, kValid);
+    vit.run(random_weights(vit.plan(), kSeed), batch, state_for(kValid), kValid);
+    reference::cross_entropy::Problem problem(
+        {kValid, config.num_classes, 0.1f, false, false, true, kind}, kSeed);
+    problem.logits = vit.output("logits");
+    problem.labels = batch.labels;
+    problem.mixes = batch.mixes;
+    double expected = 0.0;
+    for (const double loss : reference::cross_entropy::Reference<double>(problem).loss) {
+      expected += loss;
+    }
+    EXPECT_NEAR(vit.executor().metrics().loss, expected, 1e-5 * expected);
+  }
+}
+
+TEST(Executor, RowsComeWithMixesWhereThePlanReadsThem) {
+  const auto device = make_cpu_device(1);
+  const Chunking chunking{.batch = 4, .rows = 2, .count = 2};
+  VitRun mixing(*device, small_vit(), {.label_mixes = true}, chunking, 4);
+  const std::vector<BatchRow> rows(3);
+  const std::vector<std::int32_t> labels = {1, 2, 3};
+  const std::vector<LabelMix> mixes = {{4, 0.5f}, {5, 0.25f}, {6, 0.75f}};
+  const auto found = [&] { return mixing.executor().row_input<LabelMix>("mixes"); };
+  set_rows(mixing.executor(), rows, labels, mixes);
+  ASSERT_EQ(found().size(), 4u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(found()[i].other, mixes[i].other);
+    EXPECT_EQ(found()[i].weight, mixes[i].weight);
+  }
+  EXPECT_EQ(found()[3].other, -1);
+  set_rows(mixing.executor(), rows, labels);
+  for (const LabelMix& mix : found()) EXPECT_EQ(mix.other, -1);
+
+  VitRun plain(*device, small_vit(), {}, chunking, 4);
+  EXPECT_EQ(plain.plan().graph().find("mixes"), kNone);
+  set_rows(plain.executor(), rows, labels);
+  expect_refused([&] { set_rows(plain.executor(), rows, labels, mixes); }, "mixes");
 }
 
 TEST(Executor, SkippedChunksHaveTheBitsOfEmptyOnes) {

@@ -86,11 +86,13 @@ class OptimizerTest : public testing::Test {
     }
     return flat;
   }
-  void update(Optimizer& optimizer, const std::vector<float>& gradients, float learning_rate) {
+  void update(Optimizer& optimizer, const std::vector<float>& gradients, float learning_rate,
+              double ema_decay = 0) {
     Buffer on_device = device_->allocate(gradients.size() * sizeof(float), "gradients");
     device_->upload(on_device.data(), gradients.data(), gradients.size() * sizeof(float));
     Buffer state = device_->allocate(sizeof(StepState), "state");
-    const StepState host{.learning_rate = learning_rate};
+    const StepState host{.learning_rate = learning_rate,
+                         .ema_decay = static_cast<float>(ema_decay)};
     device_->upload(state.data(), &host, sizeof host);
     optimizer.update(on_device.as<float>(), state.as<StepState>());
     device_->synchronize();
@@ -264,6 +266,62 @@ TEST_F(OptimizerTest, LayerDecayAndFreezingInDoublePrecision) {
       }
     }
   }
+}
+
+// timm 1.0.31's ModelEmaV3(decay=0.9, use_warmup=…).get_decay(step + 1).
+TEST(Average, DecayIsTimms) {
+  const OptimizerConfig plain{.ema_decay = 0.9}, warm{.ema_decay = 0.9, .ema_warmup = true};
+  const std::pair<std::int64_t, double> decays[] = {{0, 0.0},
+                                                    {1, 0.3700394750525634},
+                                                    {2, 0.5192501432308638},
+                                                    {3, 0.6031497370079502},
+                                                    {10, 0.7978199917664258},
+                                                    {29, 0.8964255831348713},
+                                                    {30, 0.8986651402454389},
+                                                    {31, 0.9},
+                                                    {1000, 0.9}};
+  for (const auto& [step, decay] : decays) {
+    EXPECT_DOUBLE_EQ(ema_decay_at(warm, step), decay) << step;
+    EXPECT_DOUBLE_EQ(ema_decay_at(plain, step), step == 0 ? 0.0 : 0.9) << step;
+  }
+}
+
+TEST_F(OptimizerTest, AveragesItsWeights) {
+  const Plan plan = plan_of(small_model());
+  const OptimizerConfig config{.ema_decay = 0.8, .ema_warmup = true};
+  Optimizer optimizer(*device_, plan, config), without(*device_, plan, {});
+  const std::vector<float> start = random_flat(plan, 61);
+  optimizer.upload_weights(start);
+  without.upload_weights(start);
+  EXPECT_TRUE(optimizer.has_ema());
+  EXPECT_EQ(numbers_of(optimizer.host_ema()), start);
+  std::vector<double> expected(start.begin(), start.end());
+  const auto steps = [&](Optimizer& averaging, std::int64_t first, std::int64_t last) {
+    for (std::int64_t step = first; step < last; ++step) {
+      const double decay = ema_decay_at(config, step);
+      const std::vector<float> gradients = random_flat(plan, static_cast<std::uint64_t>(62 + step));
+      update(averaging, gradients, 0.05f, decay);
+      update(without, gradients, 0.05f);
+      const std::vector<float> weights = numbers_of(averaging.host_weights());
+      EXPECT_EQ(weights, numbers_of(without.host_weights())) << "the average changes no weight";
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        expected[i] = decay * expected[i] + (1 - decay) * weights[i];
+      }
+      const std::vector<float> found = numbers_of(averaging.host_ema());
+      for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-6) << i;
+    }
+  };
+  steps(optimizer, 0, 4);
+
+  // A run that goes on with what was kept has the same bits.
+  Optimizer resumed(*device_, plan, config);
+  resumed.upload_weights(numbers_of(optimizer.host_weights()));
+  resumed.upload_moments(numbers_of(optimizer.host_first_moment()),
+                         numbers_of(optimizer.host_second_moment()), optimizer.state());
+  resumed.upload_ema(numbers_of(optimizer.host_ema()));
+  steps(resumed, 4, 6);
+  EXPECT_FALSE(without.has_ema());
+  EXPECT_EQ(without.host_ema().bytes(), 0u);
 }
 
 TEST_F(OptimizerTest, NonFiniteGradientSkipsTheStep) {

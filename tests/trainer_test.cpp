@@ -340,6 +340,41 @@ TEST_F(TrainerTest, LossAverages) {
   }
 }
 
+// Of every image in double precision, from the logits: the mean over the classes.
+std::vector<double> binary_losses_of(const EvaluationResult& result, const Dataset& data) {
+  std::vector<double> losses;
+  const auto classes = result.logits.size() / data.labels.size();
+  for (std::size_t i = 0; i < data.labels.size(); ++i) {
+    double sum = 0;
+    for (std::size_t k = 0; k < classes; ++k) {
+      const double z = result.logits[i * classes + k];
+      const bool own = static_cast<std::int32_t>(k) == data.labels[i];
+      sum += std::log(1 + std::exp(own ? -z : z));
+    }
+    losses.push_back(sum / static_cast<double>(classes));
+  }
+  return losses;
+}
+
+TEST_F(TrainerTest, TrainsWithTheBinaryLossAndEvaluatesWithTheOther) {
+  RunConfig config = without_randomness(small_config());
+  config.recipe.lr = config.recipe.warmup_lr = config.recipe.weight_decay = 0;
+  config.recipe.epochs = 1;
+  config.recipe.bce_loss = true;
+  train(config, directory_ / "run");
+  const EpochRecord record = state_.epochs.at(0);
+  const auto device = make_cpu_device(1);
+  const auto evaluate = [&](const Dataset& data) {
+    Evaluator evaluator(*device, config, data);
+    const auto weights = initial_weights(config.model, evaluator.plan(), config.recipe.seed);
+    return evaluator.run(weights.data(), false, true);
+  };
+  const std::vector<double> trained = binary_losses_of(evaluate(*train_), *train_);
+  const std::vector<double> test = losses_of(evaluate(*test_), *test_);
+  EXPECT_NEAR(record.train_loss, mean(trained, 0, trained.size()), 1e-5);
+  EXPECT_NEAR(record.test_loss, mean(test, 0, test.size()), 1e-5);
+}
+
 TEST_F(TrainerTest, EvaluationCounts) {
   const RunConfig config = small_config();
   const auto device = make_cpu_device(2);

@@ -17,7 +17,7 @@ namespace {
 constexpr std::uint64_t kDataSeed = 31;
 constexpr std::int64_t kBatch = 22, kRows = 5, kChunks = 5;
 
-RunConfig small_config(std::int64_t micro_batches) {
+RunConfig small_config(std::int64_t micro_batches, bool ema) {
   RunConfig config;
   config.model = {.image_height = 28,
                   .image_width = 28,
@@ -32,14 +32,16 @@ RunConfig small_config(std::int64_t micro_batches) {
   config.recipe.batch_size = kBatch;
   config.recipe.grad_accum_steps = micro_batches;
   config.recipe.clip_grad = 1.0;
+  config.recipe.model_ema = config.recipe.model_ema_warmup = ema;
+  config.recipe.model_ema_decay = 0.5;
   return config;
 }
 
 /// A step with all it stands on: chunks of at most five images in three lanes.
 class StepOf {
  public:
-  StepOf(Device& device, std::int64_t micro_batches)
-      : config_(small_config(micro_batches)),
+  StepOf(Device& device, std::int64_t micro_batches, bool ema = false)
+      : config_(small_config(micro_batches, ema)),
         data_(make_digits(120, kDataSeed)),
         plan_(graph(), device.traits(),
               {.batch = kBatch, .rows = kRows, .count = kChunks, .lanes = 3}),
@@ -56,6 +58,10 @@ class StepOf {
   }
   std::vector<float> weights() const {
     const Buffer buffer = step_.optimizer().host_weights();
+    return {buffer.as<float>(), buffer.as<float>() + plan_.parameter_elements()};
+  }
+  std::vector<float> average() const {
+    const Buffer buffer = step_.optimizer().host_ema();
     return {buffer.as<float>(), buffer.as<float>() + plan_.parameter_elements()};
   }
 
@@ -92,6 +98,26 @@ TEST(TrainingStep, BitsDoNotDependOnTiming) {
     EXPECT_EQ(weights_with({kStep, kStep, kStep, kStep}), expected);
     EXPECT_EQ(weights_with({kAll, kAll, kAll, kAll}), expected);
     EXPECT_EQ(weights_with({kAll, kNone, kStep, kAll}), expected);
+  }
+}
+
+// The decays of the first steps are 0, 1 − 2^(−2/3), 1/2.
+TEST(TrainingStep, AveragesTheWeightsWithTheDecayOfTheStep) {
+  const auto device = make_cpu_device(2);
+  for (const std::int64_t micro_batches : {1, 2}) {
+    StepOf steps(*device, micro_batches, /*ema=*/true), plain(*device, micro_batches);
+    std::vector<float> expected;
+    for (const double decay : {0.0, 0.3700394750525634, 0.5}) {
+      steps.run(kBatch * micro_batches);
+      plain.run(kBatch * micro_batches);
+      const std::vector<float> weights = steps.weights(), found = steps.average();
+      EXPECT_EQ(weights, plain.weights());
+      expected.resize(weights.size());
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        expected[i] = static_cast<float>(decay * expected[i] + (1 - decay) * weights[i]);
+        ASSERT_NEAR(found[i], expected[i], 1e-6f) << i;
+      }
+    }
   }
 }
 

@@ -17,6 +17,8 @@ struct VitCase {
   std::function<void(VitConfig&)> change;
   float label_smoothing = 0.0f;
   Chunking chunking = {.batch = kBatch, .rows = kBatch};
+  LossKind loss = LossKind::softmax;
+  bool label_mixes = false;
 };
 
 inline void per_head(VitConfig& c) {
@@ -27,6 +29,18 @@ inline const std::vector<VitCase>& vit_cases() {
   static const std::vector<VitCase> list = {
       {"pre, token first, gelu", [](VitConfig&) {}},
       {"in chunks", drop_everywhere, 0.2f, {kBatch, 2, 3, 2}},
+      {"mixed labels in chunks",
+       [](VitConfig&) {},
+       0.1f,
+       {kBatch, 2, 3, 2},
+       LossKind::softmax,
+       true},
+      {"binary loss, mixed labels in chunks",
+       drop_everywhere,
+       0.1f,
+       {kBatch, 2, 3, 2},
+       LossKind::bce,
+       true},
       {"token last, tanh, position rows",
        [](VitConfig& c) {
          c.class_token = ClassToken::last;

@@ -41,23 +41,28 @@ inline void drop_everywhere(VitConfig& c) {
   c.drop_path_rate = 0.4;
 }
 
-/// What the network reads: f32 images, where each row of the batch comes from, and labels.
+/// What the network reads: f32 images, where each row of the batch comes from, labels, and how they
+/// are mixed, for networks that read it.
 struct Batch {
   std::vector<float> images;
   std::vector<BatchRow> rows;
   std::vector<std::int32_t> labels;
+  std::vector<LabelMix> mixes;
 
   Batch(const VitConfig& c, std::int64_t valid, std::int64_t padded, std::uint64_t seed)
       : images(random_normal(valid * c.num_channels * c.image_height * c.image_width, seed, 100)),
         rows(static_cast<std::size_t>(padded)),
-        labels(static_cast<std::size_t>(padded), -1) {
-    RandomStream random(seed, 101);
+        labels(static_cast<std::size_t>(padded), -1),
+        mixes(static_cast<std::size_t>(padded)) {
+    RandomStream random(seed, 101), mixing(seed, 102);
     for (std::int64_t i = 0; i < valid; ++i) {
       // The stored images are used in reverse order.
       rows[i] = {.image = valid - 1 - i,
                  .crop_width = static_cast<float>(c.image_width),
                  .crop_height = static_cast<float>(c.image_height)};
       labels[i] = static_cast<std::int32_t>(random.below(c.num_classes));
+      mixes[i] = {.other = static_cast<std::int32_t>(mixing.below(c.num_classes)),
+                  .weight = static_cast<float>(mixing.uniform(0.0, 1.0))};
     }
   }
 
@@ -66,7 +71,9 @@ struct Batch {
     Batch piece = *this;
     piece.rows.assign(rows.begin() + first, rows.begin() + first + count);
     piece.labels.assign(labels.begin() + first, labels.begin() + first + count);
+    piece.mixes.assign(mixes.begin() + first, mixes.begin() + first + count);
     piece.rows.resize(static_cast<std::size_t>(padded));
+    piece.mixes.resize(static_cast<std::size_t>(padded));
     piece.labels.resize(static_cast<std::size_t>(padded), -1);
     return piece;
   }
@@ -99,6 +106,9 @@ class VitRun {
            std::int64_t valid_rows, bool accumulate = false) {
     std::ranges::copy(batch.rows, executor_.row_input<BatchRow>("rows").begin());
     std::ranges::copy(batch.labels, executor_.row_input<std::int32_t>("labels").begin());
+    if (executor_.has_row_input("mixes")) {
+      std::ranges::copy(batch.mixes, executor_.row_input<LabelMix>("mixes").begin());
+    }
     executor_.set_state(state);
     const Buffer weights_there = share_weights(device_, plan_, weights);
     const Buffer images =

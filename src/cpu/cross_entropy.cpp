@@ -1,10 +1,10 @@
 // Cross-entropy, softmax or binary: loss, accuracy and the gradient of the logits in one pass over
 // each row.
 //
-//   softmax   loss = sum_k t_k (log_sum_exp(z) - z_k)         dz = softmax(z) sum_k t_k - t
-//   binary    loss = mean_k [t_k softplus(-z_k) + (1 - t_k) softplus(z_k)],  dz = (sigmoid(z) - t)
-//   / K
-//             softplus(z) = max(z, 0) + log(1 + e^-|z|);      with `sum_classes` without the 1 / K
+//   softmax   loss = sum_k t_k (log_sum_exp(z) - z_k),   dz = softmax(z) sum_k t_k - t
+//   binary    loss = mean_k [t_k softplus(-z_k) + (1 - t_k) softplus(z_k)]
+//             dz = (sigmoid(z) - t) / K,   softplus(z) = max(z, 0) + log(1 + e^-|z|)
+//             with `sum_classes` the sum over k in the mean's place, without the 1 / K
 //   t = (1 - s) (w onehot(label) + (1 - w) onehot(other)) + s / K
 //
 // Smoothing s: Szegedy et al. 2016, arXiv:1512.00567; the mix w as timm's mixup_target; the binary

@@ -241,6 +241,28 @@ TEST_F(CudaStep, OneReplayOneCopyNoWait) {
   }
 }
 
+// How labels are mixed travels with rows and labels.
+TEST_F(CudaStep, MixesComeInTheSameCopy) {
+  const auto device = make_simt_device();
+  const Chunking chunking{.batch = 3, .rows = 3};
+  VitRun vit(*device, small_vit(), {.label_mixes = true}, chunking, 3);
+  const std::vector<LabelMix> mixes = {{1, 0.25f}, {2, 0.5f}, {3, 0.75f}};
+  simt::reset_counters();
+  set_rows(vit.executor(), std::vector<BatchRow>(3), std::vector<std::int32_t>{4, 5, 6}, mixes);
+  vit.executor().set_state({});
+  device->synchronize();
+  EXPECT_EQ(simt::counters().copies_to_device, 1);
+  EXPECT_EQ(simt::counters().bytes_to_device, vit.plan().step_bytes());
+  std::vector<LabelMix> there(3);
+  const ValueId id = vit.plan().graph().find("mixes");
+  const auto* step = reinterpret_cast<const char*>(vit.executor().state());
+  device->download(there.data(), step + vit.plan().location(id).offset, sizeof(LabelMix) * 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(there[i].other, mixes[i].other);
+    EXPECT_EQ(there[i].weight, mixes[i].weight);
+  }
+}
+
 TEST_F(CudaStep, RangesReadLikeTheModel) {
   RunConfig config = small_run();
   config.recipe.max_steps = 3;

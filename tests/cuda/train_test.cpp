@@ -27,7 +27,9 @@ Outcome run(Device& device, const VitCase& c, std::uint64_t seed, const Plan** p
       device, config,
       VitOptions{.mean = std::vector<float>(static_cast<std::size_t>(config.num_channels), 0.3f),
                  .std = std::vector<float>(static_cast<std::size_t>(config.num_channels), 0.7f),
-                 .label_smoothing = c.label_smoothing},
+                 .loss = c.loss,
+                 .label_smoothing = c.label_smoothing,
+                 .label_mixes = c.label_mixes},
       c.chunking, kBatch);
   const Batch batch(config, kBatch, c.chunking.rows * c.chunking.count, seed);
   vit->executor().reset_metrics();

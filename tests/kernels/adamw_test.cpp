@@ -92,7 +92,8 @@ class AdamWKernel : public KernelTest {
     for (int step = 0; step < steps; ++step) {
       const DeviceArray<float> gradients(buffers.shifted(reference::gradients_of(seed, step)));
       const DeviceArray<StepState> state(
-          StepState{.learning_rate = reference::learning_rate_of(step)});
+          StepState{.learning_rate = reference::learning_rate_of(step),
+                    .ema_decay = reference::ema_decay_of(recipe, step)});
       chip.gradient_norm({buffers.optimizer(), buffers.view(gradients)});
       chip.adamw(buffers.arguments(recipe, gradients, state));
     }

@@ -23,6 +23,10 @@ std::vector<Case> cases() {
   all.push_back({2, 1032, 0.1f, true, true});
   all.push_back({4, 1000, 0.0f, true, true});
   all.push_back({3, 1001, 0.0f, false, false});
+  all.push_back({4, 1024, 0.1f, false, false, true});
+  all.push_back({4, 1031, 0.1f, false, false, true, LossKind::bce});
+  all.push_back({3, 1032, 0.0f, false, true, false, LossKind::bce, 0.5f, true});
+  all.push_back({3, 1, 0.1f, false, false, true, LossKind::bce});
   if (!kReduced) all.push_back({2, 21841, 0.1f, false, false});
   return all;
 }
@@ -33,6 +37,7 @@ struct OnDevice {
   DeviceTensor logits, dlogits;
   DeviceArray<float> targets, loss, probabilities;
   DeviceArray<std::int32_t> labels;
+  DeviceArray<LabelMix> mixes;
   DeviceArray<Metrics> metrics;
   DeviceArray<StepState> state;
 
@@ -44,6 +49,7 @@ struct OnDevice {
         loss(host.c.batch),
         probabilities(std::ssize(host.logits)),
         labels(host.labels),
+        mixes(host.c.mixed ? host.mixes : std::vector<LabelMix>(1)),
         metrics(kMetricsBefore),
         state(host.state) {}
 
@@ -52,17 +58,15 @@ struct OnDevice {
     return p;
   }
   CrossEntropy arguments() const {
-    CrossEntropy args;
+    CrossEntropy args = host.options();
     args.loss = loss.view();
     args.probabilities = probabilities.view();
     args.dlogits = dlogits.view();
     args.metrics = metrics.data();
     args.logits = logits.view();
     args.labels = {labels.data(), host.c.batch};
+    if (host.c.mixed) args.mixes = mixes.view();
     if (host.c.soft_targets) args.targets = targets.view();
-    args.batch = host.c.batch, args.classes = host.c.classes;
-    args.label_smoothing = host.c.label_smoothing;
-    args.head_softmax = host.c.head_softmax;
     args.state = state.data();
     return args;
   }
@@ -72,7 +76,7 @@ struct OnDevice {
 Metrics expected_metrics(const Problem& p, const std::vector<float>& loss) {
   Metrics expected = kMetricsBefore;
   for (std::int64_t row = 0; row < p.c.batch; ++row) {
-    const std::int32_t label = p.labels[row];
+    const std::int32_t label = counted_label(p, row);
     if (label < 0) continue;
     const float* z = p.logits.data() + row * p.c.classes;
     std::int64_t ahead = 0;
@@ -151,8 +155,10 @@ TEST_F(CrossEntropyKernel, LoopsOverManyRows) {
 
 TEST_F(CrossEntropyKernel, GradientMayReplaceTheLogits) {
   for (const DType dtype : kFloatTypes) {
-    for (const Case& c : {Case{11, 10, 0.1f, true, false}, Case{3, 1000, 0.1f, false, false},
-                          Case{3, 1031, 0.0f, true, true}}) {
+    for (const Case& c :
+         {Case{11, 10, 0.1f, true, false}, Case{3, 1000, 0.1f, false, false},
+          Case{3, 1031, 0.0f, true, true}, Case{9, 10, 0.1f, false, false, true, LossKind::bce},
+          Case{3, 1200, 0.1f, false, false, true, LossKind::bce}}) {
       const OnDevice apart = run(Problem(c, 301), dtype);
       CrossEntropy args = apart.arguments();
       args.dlogits = apart.logits.view();
@@ -164,8 +170,11 @@ TEST_F(CrossEntropyKernel, GradientMayReplaceTheLogits) {
 
 // Without metrics no scratch memory is touched, without dlogits and metrics no state.
 TEST_F(CrossEntropyKernel, WritesWhatIsAskedFor) {
-  for (const std::int64_t classes : {10, 1200}) {
-    const Problem problem({5, classes, 0.1f, false, false}, 302);
+  for (const Case& c : {Case{5, 10, 0.1f, false, false}, Case{5, 1200, 0.1f, false, false},
+                        Case{5, 10, 0.1f, false, false, true, LossKind::bce},
+                        Case{5, 1200, 0.1f, false, false, true, LossKind::bce}}) {
+    const std::int64_t classes = c.classes;
+    const Problem problem(c, 302);
     const OnDevice all = run(problem, DType::bf16), some(problem, DType::bf16);
     CrossEntropy args = some.arguments();
     args.dlogits = {}, args.probabilities = {};
@@ -216,10 +225,12 @@ TEST_F(CrossEntropyKernel, LabelsOutsideTheClassesAreNone) {
 }
 
 TEST_F(CrossEntropyKernel, NotANumberIsNeverCorrectAndAlwaysSeen) {
-  for (const bool head_softmax : {false, true}) {
+  for (Case c : {Case{1, 3, 0.0f, false, false}, Case{1, 3, 0.0f, true, false},
+                 Case{1, 3, 0.0f, false, false, false, LossKind::bce}}) {
     for (const std::int64_t classes : {3, 1100}) {
+      c.classes = classes;
       for (int at = 0; at < 3; ++at) {
-        Problem problem({1, classes, 0.0f, head_softmax, false}, 305);
+        Problem problem(c, 305);
         problem.logits[at] = std::numeric_limits<float>::quiet_NaN();
         problem.labels = {1};
         const OnDevice p(problem, DType::f32);
@@ -244,6 +255,44 @@ TEST_F(CrossEntropyKernel, LargeLogitsStayFinite) {
   }
 }
 
+// Right, then wrong: where wrong, the loss is the logit and the gradient 1.
+TEST_F(CrossEntropyKernel, BinaryLossOfLargeLogits) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Problem problem({2, 4, 0.0f, false, false, false, LossKind::bce, -1.0f, true}, 308);
+  problem.logits = {3e38f,     -3e38f,   -kInfinity, -16384.0f,
+                    -16384.0f, 32768.0f, -1024.0f,   -kInfinity};
+  problem.labels = {0, 0};
+  problem.state.loss_scale = 1.0f;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const OnDevice p = run(problem, dtype);
+    EXPECT_EQ(p.loss.values(), (std::vector<float>{0.0f, 49152.0f}));
+    EXPECT_EQ(p.dlogits.values(), (std::vector<float>{0, 0, 0, 0, -1, 1, 0, 0}));
+  }
+}
+
+// A mix with weight 1, with the same label or with one outside the classes is none.
+TEST_F(CrossEntropyKernel, MixesThatMixNothingChangeNoBit) {
+  for (const LossKind kind : {LossKind::softmax, LossKind::bce}) {
+    for (const std::int64_t classes : {10, 1300}) {
+      const OnDevice expected =
+          run(Problem({8, classes, 0.1f, false, false, false, kind}, 309), DType::f32);
+      Problem problem({8, classes, 0.1f, false, false, true, kind}, 309);
+      for (std::size_t row = 0; row < 8; ++row) {
+        LabelMix& mix = problem.mixes[row];
+        mix.weight = 0.25f;
+        if (row % 4 == 0) mix.other = -7;
+        if (row % 4 == 1) mix.other = problem.labels[row];
+        if (row % 4 == 2) mix = {.other = static_cast<std::int32_t>(row), .weight = 1.0f};
+        if (row % 4 == 3) mix.other = static_cast<std::int32_t>(classes);
+      }
+      const OnDevice found = run(problem, DType::f32);
+      EXPECT_TRUE(same_bits(found.loss.values(), expected.loss.values()));
+      EXPECT_TRUE(same_bits(found.dlogits.values(), expected.dlogits.values()));
+      EXPECT_EQ(found.metrics.values()[0].top5, expected.metrics.values()[0].top5);
+    }
+  }
+}
+
 TEST_F(CrossEntropyKernel, RefusesContradictions) {
   const OnDevice p(Problem({3, 5, 0.0f, false, true}, 307), DType::bf16);
   const DeviceTensor other(DType::f16, 15);
@@ -259,6 +308,9 @@ TEST_F(CrossEntropyKernel, RefusesContradictions) {
   refused("targets", [](CrossEntropy& args) { args.targets.size = 4; });
   refused("label_smoothing", [](CrossEntropy& args) { args.label_smoothing = 1.5f; });
   refused("state", [](CrossEntropy& args) { args.state = nullptr; });
+  refused("target_threshold", [](CrossEntropy& args) { args.target_threshold = 0.5f; });
+  refused("sum_classes", [](CrossEntropy& args) { args.sum_classes = true; });
+  refused("mixes", [&](CrossEntropy& args) { args.mixes = {p.mixes.data(), 3}; });
 }
 
 }  // namespace

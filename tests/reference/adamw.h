@@ -42,6 +42,11 @@ inline float learning_rate_of(int step) {
   return 0.01f * static_cast<float>(1 + step % 3);
 }
 
+/// The moving average warms up.
+inline float ema_decay_of(const AdamWRecipe& recipe, int step) {
+  return recipe.ema_decay * std::min(1.0f, 0.25f * static_cast<float>(step));
+}
+
 inline std::vector<float> initial_weights(std::uint64_t seed) {
   return random_normal(kAdamWElements, seed, 0);
 }
@@ -113,7 +118,8 @@ struct AdamWResult {
     weights[i] = element.weight;
     first_moment[i] = element.first_moment;
     second_moment[i] = element.second_moment;
-    ema[i] = T(recipe.ema_decay) * ema[i] + (1 - T(recipe.ema_decay)) * element.weight;
+    const T decay = T(ema_decay_of(recipe, step));
+    ema[i] = decay * ema[i] + (1 - decay) * element.weight;
   }
 };
 
