@@ -83,8 +83,10 @@ DecodeRequest request_of(const DrawnAugmentation& drawn, const AugmentationConfi
 /// RandomResizedCrop crops before it resizes: its filters see nothing around the box.
 void cut_to_box(PictureView& view) {
   const auto cut = [&view](float& begin, float length, std::int32_t& side, std::int64_t stride) {
-    const auto first = static_cast<std::int32_t>(std::floor(begin));
-    side = std::min(side, static_cast<std::int32_t>(std::ceil(begin + length))) - first;
+    constexpr float kRounding = 1.0f / 128.0f;  // of places to float
+    const auto first = static_cast<std::int32_t>(std::floor(begin + kRounding));
+    const auto end = static_cast<std::int32_t>(std::ceil(begin + length - kRounding));
+    side = std::min(side, end) - first;
     begin -= static_cast<float>(first);
     view.offset += first * stride;
   };

@@ -10,9 +10,9 @@ Image PictureResizer::resize(std::span<const std::uint8_t> pixels, const Picture
   Image image{channels, height, width, {}};
   image.pixels.resize(static_cast<std::size_t>(channels * height * width));
   ResizedCrop args;
-  args.images = {image.pixels.data(), {1, channels, height, width}};
-  args.sources = {pixels.data(), {static_cast<std::int64_t>(pixels.size())}};
-  args.views = {&view, {1}};
+  args.images = {image.pixels.data(), channels * height * width};
+  args.sources = {pixels.data(), static_cast<std::int64_t>(pixels.size())};
+  args.views = {&view, 1};
   args.batch = 1;
   args.channels = channels;
   args.height = height;
