@@ -141,6 +141,12 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "model_ema_decay",
                           "model_ema_warmup",
                           "hflip",
+                          "aa",
+                          "reprob",
+                          "mixup",
+                          "cutmix",
+                          "crop_pct",
+                          "workers",
                           "seed",
                           "log_interval",
                           "drop_last"}) {

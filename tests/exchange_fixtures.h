@@ -66,7 +66,7 @@ inline void PrintTo(const ExchangeFixture& fixture, std::ostream* out) {
 }
 
 inline std::filesystem::path exchange_directory() {
-  return VITRINE_EXCHANGE_FIXTURES;
+  return VITRINE_TESTS_DIRECTORY "/exchange";
 }
 
 /// A safetensors file taken apart, to be put together differently.

@@ -72,7 +72,7 @@ PillowCase pillow_case(const SafetensorsFile& file, const std::string& name) {
 }
 
 TEST(ResizedCrop, EqualsPillow) {
-  const SafetensorsFile file(VITRINE_PILLOW_VALUES "/resized_crop.safetensors");
+  const SafetensorsFile file(VITRINE_TESTS_DIRECTORY "/pillow/resized_crop.safetensors");
   for_targets([&] {
     int cases = 0;
     for (const auto& [name, value] : file.metadata()) {
