@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "train/augmented_images.h"
+#include "vitrine/attention_maps.h"
 #include "vitrine/picture.h"
 
 namespace vitrine {

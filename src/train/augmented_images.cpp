@@ -61,12 +61,13 @@ AugmentedImages::AugmentedImages(Device& device, const RunConfig& config, const 
   }
   if (data.pictures) {
     broken_ = std::make_unique<BrokenPictures>(data.size());
-    loader_ = std::make_unique<Loader>(*data.pictures, config_,
-                                       LoaderOptions{.workers = config.recipe.workers,
-                                                     .batch = options.batch,
-                                                     .training = options.training,
-                                                     .seed = seed_},
-                                       *broken_);
+    loader_ =
+        std::make_unique<Loader>(*data.pictures, config_,
+                                 LoaderOptions{.workers = static_cast<int>(config.recipe.workers),
+                                               .batch = options.batch,
+                                               .training = options.training,
+                                               .seed = seed_},
+                                 *broken_);
   } else if (options.resident) {
     stored_ = device.share(data.images.data(), data.images.size(), "images");
   }
