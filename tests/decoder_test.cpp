@@ -205,6 +205,31 @@ TEST(Decoder, BoxOfJpegIsThatOfTheWhole) {
   }
 }
 
+// The last block of a row is one to four pixels wide: too few colours for libjpeg to interpolate.
+TEST(Decoder, NarrowBoxAtTheEdgeIsThatOfTheWhole) {
+  Decoder decoder;
+  for (const JpegKind& kind : kJpegKinds) {
+    SCOPED_TRACE(kind.name);
+    for (std::int64_t size = 33; size <= 36; ++size) {
+      const std::string file = encode_jpeg(random_image(3, size, size, 74), kind);
+      const double all_size = static_cast<double>(size);
+      const Decoded all = decode(decoder, file, {.crop_height = all_size, .crop_width = all_size});
+      for (std::int64_t begin = 24; begin < size; ++begin) {
+        const double first = static_cast<double>(begin), rest = all_size - first;
+        const auto check = [&](const DecodeRequest& box) {
+          const Corner corner{static_cast<std::int64_t>(box.crop_y),
+                              static_cast<std::int64_t>(box.crop_x)};
+          expect_part(decode(decoder, file, box), all, corner, 3);
+        };
+        check({0, 0, all_size, rest, 0, 0, /*margin=*/0});
+        check({0, first, all_size, rest, 0, 0, /*margin=*/0});
+        check({0, 0, rest, all_size, 0, 0, /*margin=*/0});
+        check({first, 0, rest, all_size, 0, 0, /*margin=*/0});
+      }
+    }
+  }
+}
+
 TEST(Decoder, BoxOfOtherFormatsIsThatOfTheWhole) {
   Decoder decoder;
   RandomStream random(72, 0);
