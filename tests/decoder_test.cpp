@@ -87,6 +87,22 @@ TEST(Decoder, SeesWhatPillowSees) {
   }
 }
 
+TEST(ReadImage, SeesTheSame) {
+  for (const PillowValues& expected : pillow_values()) {
+    if (expected.change != "whole") continue;
+    SCOPED_TRACE(expected.file);
+    const Image image = read_image(picture_path(expected.file));
+    ASSERT_EQ(image.height, expected.height);
+    ASSERT_EQ(image.width, expected.width);
+    const std::size_t plane = expected.pixels.size() / 3;
+    ASSERT_EQ(image.pixels.size(), plane * static_cast<std::size_t>(image.channels));
+    for (std::size_t i = 0; i < 3 * plane; ++i) {
+      const std::size_t at = image.channels == 3 ? i % 3 * plane + i / 3 : i / 3;
+      ASSERT_EQ(image.pixels[at], static_cast<unsigned char>(expected.pixels[i])) << i;
+    }
+  }
+}
+
 TEST(Decoder, InfoIsAsSeen) {
   Decoder decoder;
   const struct {
