@@ -87,6 +87,22 @@ TEST(Decoder, SeesWhatPillowSees) {
   }
 }
 
+TEST(ReadImage, SeesTheSame) {
+  for (const PillowValues& expected : pillow_values()) {
+    if (expected.change != "whole") continue;
+    SCOPED_TRACE(expected.file);
+    const Image image = read_image(picture_path(expected.file));
+    ASSERT_EQ(image.height, expected.height);
+    ASSERT_EQ(image.width, expected.width);
+    const std::size_t plane = expected.pixels.size() / 3;
+    ASSERT_EQ(image.pixels.size(), plane * static_cast<std::size_t>(image.channels));
+    for (std::size_t i = 0; i < 3 * plane; ++i) {
+      const std::size_t at = image.channels == 3 ? i % 3 * plane + i / 3 : i / 3;
+      ASSERT_EQ(image.pixels[at], static_cast<unsigned char>(expected.pixels[i])) << i;
+    }
+  }
+}
+
 TEST(Decoder, InfoIsAsSeen) {
   Decoder decoder;
   const struct {
@@ -200,6 +216,31 @@ TEST(Decoder, BoxOfJpegIsThatOfTheWhole) {
         SCOPED_TRACE(channels);
         compare_boxes(decoder, encode_jpeg(random_image(channels, height, width, seed)), eighths,
                       random);
+      }
+    }
+  }
+}
+
+// The last block of a row is one to four pixels wide: too few colours for libjpeg to interpolate.
+TEST(Decoder, NarrowBoxAtTheEdgeIsThatOfTheWhole) {
+  Decoder decoder;
+  for (const JpegKind& kind : kJpegKinds) {
+    SCOPED_TRACE(kind.name);
+    for (std::int64_t size = 33; size <= 36; ++size) {
+      const std::string file = encode_jpeg(random_image(3, size, size, 74), kind);
+      const double all_size = static_cast<double>(size);
+      const Decoded all = decode(decoder, file, {.crop_height = all_size, .crop_width = all_size});
+      for (std::int64_t begin = 24; begin < size; ++begin) {
+        const double first = static_cast<double>(begin), rest = all_size - first;
+        const auto check = [&](const DecodeRequest& box) {
+          const Corner corner{static_cast<std::int64_t>(box.crop_y),
+                              static_cast<std::int64_t>(box.crop_x)};
+          expect_part(decode(decoder, file, box), all, corner, 3);
+        };
+        check({0, 0, all_size, rest, 0, 0, /*margin=*/0});
+        check({0, first, all_size, rest, 0, 0, /*margin=*/0});
+        check({0, 0, rest, all_size, 0, 0, /*margin=*/0});
+        check({first, 0, rest, all_size, 0, 0, /*margin=*/0});
       }
     }
   }

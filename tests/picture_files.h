@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,8 +14,12 @@
 
 namespace vitrine {
 
+inline std::filesystem::path picture_path(const std::string& name) {
+  return std::filesystem::path(VITRINE_TESTS_DIRECTORY) / "pictures" / name;
+}
+
 inline std::string picture_file(const std::string& name) {
-  return read_file(std::string(VITRINE_TESTS_DIRECTORY) + "/pictures/" + name);
+  return read_file(picture_path(name));
 }
 
 inline std::span<const std::byte> bytes_of(const std::string& file) {

@@ -52,8 +52,8 @@ class Decoder {
   /// requested one in pixels of the result, its filter and flips untouched. Grey is repeated by a
   /// stride of 0 between channels, the orientation lies in the other strides. Palettes are
   /// expanded, 16 bits scaled to 8, alpha laid over white, CMYK converted as Pillow does. Throws
-  /// BadInput for a damaged or truncated file (as far as it is read: PNG and PNM up to the last row
-  /// of the box) and for a box that is not inside the picture; `pixels` is then unchanged.
+  /// BadInput for a file that is damaged or truncated before the last row of the box, and for a box
+  /// that is not inside the picture; `pixels` is then unchanged.
   PictureView decode(std::span<const std::byte> file, const std::string& name,
                      const DecodeRequest& request, std::vector<std::uint8_t>& pixels);
 

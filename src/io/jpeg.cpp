@@ -4,8 +4,8 @@
 // Those functions touch members and numbers only, so that no C++ object is jumped over.
 //
 // Only the rows and the columns of blocks that are wanted are decoded. Where colours are stored
-// at half the resolution, the library interpolates them between blocks, and at the edges of what it
-// decodes it cannot: some pixels more are decoded around the wanted ones and thrown away.
+// at half the resolution, the library interpolates them between blocks, and at the sides of what it
+// decodes it cannot: some columns more are decoded beside the wanted ones and thrown away.
 //
 // Damage that libjpeg would paint grey and call a warning (a file that ends early, restarts in the
 // wrong order, codes that do not exist) is an error here. In the midst of a file libjpeg-turbo
@@ -30,9 +30,9 @@ namespace {
 /// Scales in eighths. libjpeg-turbo takes longer for 5, 6 and 7 than for 8.
 constexpr int kScales[] = {1, 2, 3, 4, 8};
 
-/// Decoded around the wanted pixels. One would do; the library also interpolates colours that are
-/// less than three samples wide in another way.
-constexpr std::int64_t kEdge = 8;
+/// Columns decoded on both sides of the wanted ones. One would do, but the library does not
+/// interpolate rows of colours that are one or two samples wide.
+constexpr std::int64_t kEdge = 4;
 
 bool is_damage(int warning) {
   return warning == JWRN_JPEG_EOF || warning == JWRN_HIT_MARKER || warning == JWRN_HUFF_BAD_CODE ||
@@ -163,16 +163,14 @@ void JpegDecoder::read(const std::string& name, const StoredRequest& request, Ro
   const AxisPart y = plan_axis(request.y, jpeg_.image_height, eighths);
   const AxisPart x = plan_axis(request.x, jpeg_.image_width, eighths);
   const std::int64_t width = (std::int64_t{jpeg_.image_width} * eighths + 7) / 8;
-  const std::int64_t first_row = std::max<std::int64_t>(0, y.begin - kEdge);
-  check(
-      start(first_row, std::max<std::int64_t>(0, x.begin - kEdge), std::min(width, x.end + kEdge)),
-      name);
+  check(start(y.begin, std::max<std::int64_t>(0, x.begin - kEdge), std::min(width, x.end + kEdge)),
+        name);
   row_.resize(std::size_t{jpeg_.output_width} * static_cast<std::size_t>(count_of(samples)));
   sink.start(samples, request.channels, y, x, pixels);
   const std::uint8_t* wanted = row_.data() + (x.begin - left_) * count_of(samples);
-  for (std::int64_t i = first_row; i < y.end; ++i) {
+  for (std::int64_t i = y.begin; i < y.end; ++i) {
     check(read_row(row_.data()), name);
-    if (i >= y.begin) sink.add(wanted);
+    sink.add(wanted);
   }
   check(finish(), name);
 }

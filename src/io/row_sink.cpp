@@ -120,9 +120,8 @@ void RowSink::add(const std::uint8_t* row) {
   }
   convert(samples_, row, width, channels_, row_.data());
   reduce(row_.data());
-  const std::int64_t in_block = (next_row_ - y_.begin - 1) % y_.factor + 1;
-  if (in_block == y_.factor || next_row_ == y_.end) {
-    store_means(static_cast<std::uint32_t>(in_block));
+  if (next_row_ % y_.factor == 0 || next_row_ == y_.end) {
+    store_means(static_cast<std::uint32_t>((next_row_ - 1) % y_.factor + 1));
   }
 }
 

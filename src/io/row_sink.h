@@ -23,8 +23,8 @@ std::int64_t count_of(Samples samples);
 
 /// The part of one axis of a picture that is decoded, and what becomes of it.
 struct AxisPart {
-  std::int64_t begin = 0, end = 0;       ///< pixels of the decoder
-  std::int64_t factor = 1;               ///< so many of them become one of the result
+  std::int64_t begin = 0, end = 0;  ///< pixels of the decoder; begin is a multiple of the factor
+  std::int64_t factor = 1;          ///< so many of them become one of the result
   double crop_begin = 0, crop_size = 0;  ///< the wanted box, in pixels of the result
   std::int64_t result_size() const { return (end - begin + factor - 1) / factor; }
 };
