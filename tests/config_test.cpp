@@ -135,6 +135,12 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "clip_grad",
                           "smoothing",
                           "hflip",
+                          "aa",
+                          "reprob",
+                          "mixup",
+                          "cutmix",
+                          "crop_pct",
+                          "workers",
                           "seed",
                           "log_interval",
                           "drop_last"}) {

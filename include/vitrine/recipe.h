@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "vitrine/augmentation.h"
 #include "vitrine/dataset.h"
 #include "vitrine/optimizer.h"
 #include "vitrine/vit.h"
@@ -20,9 +21,30 @@ struct Recipe {
   std::string dataset = "digits";
   std::string data_dir = "data";
   std::vector<float> mean, std;  ///< empty: mean 0, std 1
-  double hflip = 0.0;
+  double val_split = 0.0;        ///< see FolderOptions
+  std::int64_t workers = 0;      ///< threads that read pictures; 0: one a core
+  double hflip = 0.0, vflip = 0.0;
   std::vector<double> scale = {1.0, 1.0};
   std::vector<double> ratio = {3.0 / 4.0, 4.0 / 3.0};
+  // How training images are varied further, see AugmentationConfig.
+  CropMode train_crop_mode = CropMode::rrc;
+  std::int64_t crop_padding = 0;
+  std::string train_interpolation = "random";  ///< of pictures; stored images are bilinear
+  std::string aa;                              ///< see AutoAugment
+  /// Of brightness, contrast, saturation, hue. One number: the first three. Without effect beside
+  /// RandAugment, as timm has it.
+  std::vector<double> color_jitter;
+  double color_jitter_prob = 1.0;
+  double grayscale_prob = 0.0, gaussian_blur_prob = 0.0;
+  double reprob = 0.0;
+  EraseMode remode = EraseMode::constant;
+  std::int64_t recount = 1;
+  double mixup = 0.0, cutmix = 0.0;
+  double mixup_prob = 1.0, mixup_switch_prob = 0.5;
+  MixMode mixup_mode = MixMode::batch;
+  std::int64_t aug_repeats = 0;      ///< 0 or 1: none
+  double crop_pct = 0.875;           ///< of evaluation
+  std::string crop_mode = "center";  ///< of evaluation: center or squash
   std::int64_t batch_size = 128;
   std::int64_t grad_accum_steps = 1;
   std::int64_t epochs = 10;
@@ -79,6 +101,9 @@ nlohmann::ordered_json recipe_json(const Recipe& recipe);
 nlohmann::ordered_json to_json(const RunConfig& config);
 
 void validate(const Recipe& recipe, const std::string& source);
+/// Whether the recipe varies training images by more than `hflip`, `scale` and `ratio` say.
+bool augments(const Recipe& recipe);
+AugmentationConfig augmentation(const RunConfig& config);
 OptimizerConfig optimizer_config(const Recipe& recipe);
 Transform transform(const Recipe& recipe, std::int64_t channels);
 

@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMostTexts = 1000;  // in a list that one flag is given
+constexpr int kMostTexts = 1000, kMostNumbers = 4;  // in a list that one flag is given
 
 // Names from timm, torchvision and DeiT that mean one of our keys.
 const std::map<std::string, std::string> kAliases = {
@@ -29,7 +29,25 @@ const std::map<std::string, std::string> kAliases = {
     {"warmup_epochs", "--warmup-epochs,--lr-warmup-epochs"},
     {"min_lr", "--min-lr,--lr-min"},
     {"smoothing", "--smoothing,--label-smoothing"},
-    {"weight_decay", "--weight-decay,--wd"}};
+    {"weight_decay", "--weight-decay,--wd"},
+    {"workers", "-j,--workers"},
+    {"aa", "--aa,--auto-augment"},
+    {"reprob", "--reprob,--random-erase"},
+    {"mixup", "--mixup,--mixup-alpha"},
+    {"cutmix", "--cutmix,--cutmix-alpha"},
+    {"crop_pct", "--crop-pct,--eval-crop-ratio"}};
+
+// DeiT's switches that mean one of our keys at a certain value.
+struct Shorthand {
+  const char* names;
+  const char* key;
+  json value;
+  const char* description;
+};
+const std::vector<Shorthand> kShorthands = {
+    {"--three-augment,--ThreeAugment", "aa", "3a", "--aa 3a"},
+    {"--src", "train_crop_mode", "src", "--train-crop-mode src"},
+    {"--repeated-aug", "aug_repeats", 3, "--aug-repeats 3"}};
 
 std::string flag_names(const std::string& key) {
   const auto alias = kAliases.find(key);
@@ -112,11 +130,26 @@ CLI::Option* add_flag(CLI::App& command, const KeyLister::Key& key, json& overri
                                              : value_of(words, is_list);
       });
   if (is_list || name == "image_size") {
-    option->expected(1, is_text ? kMostTexts : 3)->delimiter(',');
+    option->expected(1, is_text ? kMostTexts : kMostNumbers)->delimiter(',');
   } else {
     option->expected(1);
   }
   return option->type_name("");
+}
+
+// Adds the shorthands of a key, which may not stand beside its flag.
+void add_shorthands(CLI::App& command, const std::string& key, CLI::Option* flag, json& overrides) {
+  for (const Shorthand& shorthand : kShorthands) {
+    if (shorthand.key != key) continue;
+    command
+        .add_flag_function(
+            shorthand.names,
+            [&overrides, &shorthand](std::int64_t) { overrides[shorthand.key] = shorthand.value; },
+            shorthand.description)
+        ->group(flag->get_group())
+        ->disable_flag_override()
+        ->excludes(flag);
+  }
 }
 
 }  // namespace
@@ -131,6 +164,7 @@ void ConfigFlags::add_to(CLI::App& command) {
     for (const KeyLister::Key& key : keys) {
       CLI::Option* option = add_flag(command, key, overrides_)->group(group);
       if (!key.is_switch) option->description("[" + standard[key.name].dump() + "]");
+      add_shorthands(command, key.name, option, overrides_);
     }
   };
   const Keys keys = list_keys();

@@ -1,7 +1,6 @@
-// Datasets by name, and the random views, crops and orders of training.
+// Datasets by name, and the random views and orders of training.
 //
-//   random_view   RandomResizedCrop of torchvision: ten draws of area ~ U(scale) and aspect
-//                 ~ exp U(log ratio); the first that fits is placed at random.
+//   random_view   RandomResizedCrop of torchvision, see draws.h
 //   shuffled      Fisher and Yates 1938, Durstenfeld 1964
 //
 // Random numbers are functions of (seed, use, epoch, position): `stream_of` packs the last three.
@@ -9,9 +8,9 @@
 #include "vitrine/dataset.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
+#include "data/draws.h"
 #include "data/loaders.h"
 #include "io/json_fields.h"
 #include "io/one_line.h"
@@ -24,16 +23,6 @@ namespace {
 constexpr std::uint64_t kDigitsTrainSeed = 20240601, kDigitsTestSeed = 20240602;
 constexpr std::int64_t kDigitsTrainImages = 10000, kDigitsTestImages = 2000;
 
-/// Uses of the run's seed. RandomStream owns bit 63.
-enum class Use : std::uint64_t { view = 1, order = 2 };
-
-/// Room for 2^25 epochs of 2^36 images.
-std::uint64_t stream_of(Use use, std::int64_t epoch, std::int64_t position) {
-  constexpr int kUseBit = 61, kEpochBit = 36;
-  return static_cast<std::uint64_t>(use) << kUseBit |
-         static_cast<std::uint64_t>(epoch) << kEpochBit | static_cast<std::uint64_t>(position);
-}
-
 [[noreturn]] void fail_unknown(const std::string& given) {
   throw BadInput("dataset: found \"" + one_line(given) + "\", the nearest known one is \"" +
                  nearest(given, dataset_names()) + "\"");
@@ -42,51 +31,6 @@ std::uint64_t stream_of(Use use, std::int64_t epoch, std::int64_t position) {
 Dataset embedded_digits(Split split) {
   return split == Split::train ? make_digits(kDigitsTrainImages, kDigitsTrainSeed)
                                : make_digits(kDigitsTestImages, kDigitsTestSeed);
-}
-
-/// Python's round: halves go to the even neighbour.
-std::int64_t round_half_even(double value) {
-  return std::llrint(value);
-}
-
-/// A crop in whole pixels.
-struct Crop {
-  std::int64_t x = 0, y = 0, width = 0, height = 0;
-};
-
-/// What RandomResizedCrop takes when nothing it drew fits: all that the ratio range allows.
-Crop central_crop(std::int64_t height, std::int64_t width, const std::array<float, 2>& ratio) {
-  Crop crop{0, 0, width, height};
-  const double aspect = static_cast<double>(width) / static_cast<double>(height);
-  if (aspect < ratio[0]) {
-    crop.height = round_half_even(static_cast<double>(width) / ratio[0]);
-  } else if (aspect > ratio[1]) {
-    crop.width = round_half_even(static_cast<double>(height) * ratio[1]);
-  }
-  crop.height = std::clamp<std::int64_t>(crop.height, 1, height);
-  crop.width = std::clamp<std::int64_t>(crop.width, 1, width);
-  crop.y = (height - crop.height) / 2;
-  crop.x = (width - crop.width) / 2;
-  return crop;
-}
-
-Crop random_crop(std::int64_t height, std::int64_t width, const Transform& transform,
-                 RandomStream& random) {
-  constexpr int kTries = 10;
-  const auto area = static_cast<double>(height * width);
-  const double log_low = std::log(static_cast<double>(transform.ratio[0]));
-  const double log_high = std::log(static_cast<double>(transform.ratio[1]));
-  for (int i = 0; i < kTries; ++i) {
-    const double target = area * random.uniform(transform.scale[0], transform.scale[1]);
-    const double aspect = std::exp(random.uniform(log_low, log_high));
-    const std::int64_t w = round_half_even(std::sqrt(target * aspect));
-    const std::int64_t h = round_half_even(std::sqrt(target / aspect));
-    if (w < 1 || h < 1 || w > width || h > height) continue;
-    const auto y = static_cast<std::int64_t>(random.below(height - h + 1));
-    const auto x = static_cast<std::int64_t>(random.below(width - w + 1));
-    return {x, y, w, h};
-  }
-  return central_crop(height, width, transform.ratio);
 }
 
 }  // namespace
@@ -147,7 +91,9 @@ BatchRow random_view(const Dataset& dataset, std::int64_t image, const Transform
   BatchRow row = whole_image(dataset, image);
   row.flip = random.uniform() < transform.hflip ? 1 : 0;
   if (transform.scale[0] != 1.0f || transform.scale[1] != 1.0f) {
-    const Crop crop = random_crop(dataset.height, dataset.width, transform, random);
+    const Crop crop =
+        random_resized_crop(dataset.height, dataset.width, {transform.scale[0], transform.scale[1]},
+                            {transform.ratio[0], transform.ratio[1]}, random);
     row.crop_x = static_cast<float>(crop.x);
     row.crop_y = static_cast<float>(crop.y);
     row.crop_width = static_cast<float>(crop.width);

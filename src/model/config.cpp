@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/files.h"
+#include "model/checks.h"
 #include "model/fields.h"
 #include "model/foreign_config.h"
 
@@ -47,38 +48,19 @@ void read_classes(JsonReader& reader, RunConfig& config) {
   }
 }
 
-void expect(bool condition, const std::string& source, const std::string& key,
-            const std::string& found, const std::string& expected) {
-  if (!condition)
-    throw BadInput(source + ": " + key + ": found " + found + ", expected " + expected);
-}
-
-std::string text(double number) {
-  std::string digits = json(number).dump();
-  return digits.ends_with(".0") ? digits.substr(0, digits.size() - 2) : digits;
-}
-
-void expect_at_least(double number, double least, const std::string& source,
-                     const std::string& key) {
-  expect(std::isfinite(number) && number >= least, source, key, text(number),
-         "at least " + text(least));
-}
-
-void expect_between(std::int64_t number, std::int64_t least, std::int64_t most,
-                    const std::string& source, const std::string& key) {
-  expect(number >= least && number <= most, source, key, std::to_string(number),
-         std::to_string(least) + " to " + std::to_string(most));
-}
-
-void expect_probability(double number, const std::string& source, const std::string& key) {
-  expect(number >= 0 && number < 1, source, key, text(number), "a number in [0, 1)");
+// "color_jitter": 0.4 is [0.4].
+json with_lists(json document) {
+  const auto jitter = document.is_object() ? document.find("color_jitter") : document.end();
+  if (jitter != document.end() && jitter->is_number()) *jitter = json::array({*jitter});
+  return document;
 }
 
 }  // namespace
 
 void read_json(const json& document, const std::string& source, RunConfig& config) {
   if (is_timm(document)) return read_timm(document, source, config);
-  JsonReader reader(document, source);
+  const json lists = with_lists(document);
+  JsonReader reader(lists, source);
   read_huggingface(reader, config);
   read_image_size(reader, config.model);
   read_hidden_act(reader, config.model);
@@ -185,7 +167,6 @@ void validate(const Recipe& r, const std::string& source) {
   expect_probability(r.smoothing, source, "smoothing");
   expect(r.layer_decay > 0 && r.layer_decay <= 1, source, "layer_decay", text(r.layer_decay),
          "a number in (0, 1]");
-  expect(r.hflip >= 0 && r.hflip <= 1, source, "hflip", text(r.hflip), "a number in [0, 1]");
   auto range = [&](const char* key, const std::vector<double>& pair) {
     expect(pair.size() == 2 && pair[0] > 0 && pair[0] <= pair[1], source, key, json(pair).dump(),
            "two positive numbers, the smaller first");
@@ -202,6 +183,7 @@ void validate(const Recipe& r, const std::string& source) {
     expect(std::isfinite(number) && number > 0, source, "std", json(r.std).dump(),
            "positive numbers");
   }
+  validate_augmentation(r, source);
 }
 
 OptimizerConfig optimizer_config(const Recipe& r) {

@@ -62,6 +62,18 @@ struct EnumNames<PatchProjection> {
   static constexpr std::array<std::string_view, 2> names = {"unfold", "convolution"};
 };
 template <>
+struct EnumNames<CropMode> {
+  static constexpr std::array<std::string_view, 4> names = {"rrc", "src", "pad", "none"};
+};
+template <>
+struct EnumNames<EraseMode> {
+  static constexpr std::array<std::string_view, 3> names = {"const", "rand", "pixel"};
+};
+template <>
+struct EnumNames<MixMode> {
+  static constexpr std::array<std::string_view, 3> names = {"batch", "pair", "elem"};
+};
+template <>
 struct EnumNames<LossAverage> {
   static constexpr std::array<std::string_view, 2> names = {"samples", "batches"};
 };
@@ -106,9 +118,31 @@ void recipe_fields(Visitor& visit, Config& r) {
   visit("data_dir", r.data_dir);
   visit("mean", r.mean);
   visit("std", r.std);
+  visit("val_split", r.val_split);
+  visit("workers", r.workers);
   visit("hflip", r.hflip);
+  visit("vflip", r.vflip);
   visit("scale", r.scale);
   visit("ratio", r.ratio);
+  visit("train_crop_mode", r.train_crop_mode);
+  visit("crop_padding", r.crop_padding);
+  visit("train_interpolation", r.train_interpolation);
+  visit("aa", r.aa);
+  visit("color_jitter", r.color_jitter);
+  visit("color_jitter_prob", r.color_jitter_prob);
+  visit("grayscale_prob", r.grayscale_prob);
+  visit("gaussian_blur_prob", r.gaussian_blur_prob);
+  visit("reprob", r.reprob);
+  visit("remode", r.remode);
+  visit("recount", r.recount);
+  visit("mixup", r.mixup);
+  visit("cutmix", r.cutmix);
+  visit("mixup_prob", r.mixup_prob);
+  visit("mixup_switch_prob", r.mixup_switch_prob);
+  visit("mixup_mode", r.mixup_mode);
+  visit("aug_repeats", r.aug_repeats);
+  visit("crop_pct", r.crop_pct);
+  visit("crop_mode", r.crop_mode);
   visit("batch_size", r.batch_size);
   visit("grad_accum_steps", r.grad_accum_steps);
   visit("epochs", r.epochs);
