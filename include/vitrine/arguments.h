@@ -37,5 +37,7 @@ void check_arguments(const ColumnSum& args);
 void check_arguments(const SumParts& args);
 void check_arguments(const GradientNorm& args);
 void check_arguments(const AdamW& args);
+void check_arguments(const ResizedCrop& args);
+void check_arguments(const MixImages& args);
 
 }  // namespace vitrine

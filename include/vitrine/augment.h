@@ -32,15 +32,20 @@ struct PictureView {
   std::int32_t unused = 0;
 };
 
-/// images[b] = PIL's resize((width, height), filter, box) of view b. Along each axis the filter's
-/// support is widened by the scale (antialiasing), weights are rounded to 22 bits and rows are
-/// rounded to u8 between the axes, horizontal first. `nearest` takes the pixel under the centre.
+/// images[b] = PIL's resize((width, height), filter, box) of view b, where the box is
+/// (crop_x, crop_y, crop_x + crop_width, crop_y + crop_height), clipped to the picture; pixels of
+/// the picture around the box are seen by filters that reach that far. (To crop first and to resize
+/// what is left, as torchvision's resized_crop does, the picture of the view is the crop.) Along
+/// each axis the filter's support is widened by the scale (antialiasing), weights are rounded to 22
+/// bits and rows are rounded to u8 between the axes, horizontal first. `nearest` takes the pixel
+/// under the centre.
 struct ResizedCrop {
   View<std::uint8_t> images;        ///< out  [B, C, height, width]
   ConstView<std::uint8_t> sources;  ///< in   what the views point into
   ConstView<PictureView> views;     ///< in   [B]
   std::int64_t batch = 0, channels = 0, height = 0, width = 0;
-  /// No box is more than so many times as high as the image; it decides what memory a device needs.
+  /// No box is more than so many times as high or as wide as the image: it decides what memory a
+  /// device needs.
   float largest_scale = 4.0f;
 };
 

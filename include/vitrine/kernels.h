@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "vitrine/augment.h"
 #include "vitrine/tensor.h"
 
 namespace vitrine {
@@ -453,6 +454,8 @@ class Kernels {
   virtual void sum_parts(const SumParts& args) = 0;
   virtual void gradient_norm(const GradientNorm& args) = 0;
   virtual void adamw(const AdamW& args) = 0;
+  virtual void resized_crop(const ResizedCrop& args) = 0;
+  virtual void mix_images(const MixImages& args) = 0;
 };
 
 }  // namespace vitrine

@@ -35,6 +35,8 @@ class CpuKernels final : public Kernels {
   void sum_parts(const SumParts& args) override;
   void gradient_norm(const GradientNorm& args) override;
   void adamw(const AdamW& args) override;
+  void resized_crop(const ResizedCrop& args) override;
+  void mix_images(const MixImages& args) override;
 
  private:
   ThreadPool& pool_;
