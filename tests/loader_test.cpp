@@ -142,6 +142,11 @@ TEST_F(LoaderTest, RowsAreThePicturesOfTheOrder) {
       EXPECT_EQ(view.flip_x, drawn.flip_x);
       EXPECT_EQ(view.flip_y, drawn.flip_y);
       EXPECT_EQ(view.filter, drawn.filter);
+      // The crop is all that the filters see.
+      EXPECT_EQ(view.crop_y, 0.0f);
+      EXPECT_EQ(view.crop_x, 0.0f);
+      EXPECT_EQ(view.height, drawn.crop_height);
+      EXPECT_EQ(view.width, drawn.crop_width);
       EXPECT_EQ(view.crop_height, static_cast<float>(drawn.crop_height));
       EXPECT_EQ(view.crop_width, static_cast<float>(drawn.crop_width));
       for (std::size_t k = 0; k < drawn.operations.size(); ++k) {
