@@ -4,16 +4,16 @@
 // One block owns a band of output rows of one image, all channels. It computes the weights of the
 // image's columns and of the band's rows, a thread an output, in double; resamples the rows of the
 // picture that the band needs along x, into shared memory as u8; and sums columns of those, four
-// neighbouring pixels a thread. Rows of the picture that two bands need are resampled twice: 1.25
-// of the work with 16 rows a band at half the size. The views lie in device memory, where no
+// neighbouring pixels a thread. Rows of the picture that two bands need are resampled twice: a
+// fifth of them with 16 rows a band at half the size. The views lie in device memory, where no
 // launcher looks: one that points outside the sources, or whose box is larger than largest_scale
 // says, makes an image of zeros; boxes are clipped to their picture. `nearest` keeps the pixels'
 // positions in shared memory, each axis summed up by one thread as Pillow sums.
 //
 // Account, 256 views of 448×448 RGB pixels to 224×224, bicubic, largest_scale 2: 154 MB read once
-// from memory, 38.5 MB written. A block of 16 rows reads 40 rows of the picture, 1.25 of it in all,
-// nine single bytes a pixel and channel from L1, 0.87·10⁹ loads, 27·10⁶ a warp; 0.4·10⁹ products
-// follow from shared memory. 36 KB of it a block: four blocks a multiprocessor.
+// from memory, 38.5 MB written. A block of 16 rows reads 38 rows of the picture, nine single bytes
+// a pixel and channel from L1: 0.8·10⁹ loads in all, 26·10⁶ a warp; 0.3·10⁹ products follow from
+// shared memory. 64 registers, no spills, 40 KB of shared memory: four blocks a multiprocessor.
 // Expected (not measured; not run on a GPU): memory alone 45 µs at 4.3 TB/s; a warp's byte load
 // touches some 200 bytes of a row, two lines, which at a line a clock makes 230 µs on 132
 // multiprocessors. Doubles: 240 outputs a block, each 9 weights computed twice with a division,

@@ -39,6 +39,8 @@ struct PictureView {
 /// each axis the filter's support is widened by the scale (antialiasing), weights are rounded to 22
 /// bits and rows are rounded to u8 between the axes, horizontal first. `nearest` takes the pixel
 /// under the centre.
+/// What a device cannot check before it runs: a view that points outside the sources, or whose box
+/// is larger than largest_scale, makes an image of zeros on CUDA and a DeviceError on the CPU.
 struct ResizedCrop {
   View<std::uint8_t> images;        ///< out  [B, C, height, width]
   ConstView<std::uint8_t> sources;  ///< in   what the views point into

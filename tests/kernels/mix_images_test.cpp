@@ -40,12 +40,17 @@ TEST_F(CudaMixImages, EqualsReference) {
   }
 }
 
-// Sizes that take 16 bytes at a time, with rows of any length, and the same off that boundary.
+// Sizes that take 16 bytes at a time, across rows and channels, and the same off that boundary.
 TEST_F(CudaMixImages, EqualsReferenceInWideAccesses) {
+  struct Size {
+    std::int64_t channels;
+    std::int32_t height, width;
+  };
   std::uint64_t seed = 5700;
-  for (const auto& [height, width] : {std::pair{16, 16}, {16, 3}, {1, 16}, {32, 37}, {48, 1}}) {
+  for (const auto& [channels, height, width] :
+       {Size{3, 16, 16}, {3, 16, 3}, {3, 1, 16}, {4, 6, 10}, {4, 2, 2}, {3, 48, 1}, {16, 5, 3}}) {
     SCOPED_TRACE("seed " + std::to_string(++seed));
-    const Problem p = random_problem(seed, 6, 3, height, width);
+    const Problem p = random_problem(seed, 20, channels, height, width);
     EXPECT_EQ(run(p), out_of(p));
     EXPECT_EQ(run(p, 1), out_of(p));
   }

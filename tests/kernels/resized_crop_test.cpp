@@ -124,20 +124,27 @@ TEST_F(CudaResizedCrop, BoxesLargerThanPromisedAreEmpty) {
   EXPECT_EQ(images.values(), expected);
 }
 
-// The sources begin 2^33 bytes before the only ones that exist.
+// Of five rows that lie more than 2^32 bytes apart only the last one exists, and is looked at. It
+// lies behind the others, or before them.
 TEST_F(CudaResizedCrop, CountsBytesIn64Bits) {
-  constexpr std::int64_t kBefore = std::int64_t{1} << 33;
+  constexpr std::int64_t kApart = (std::int64_t{1} << 32) + 12345, kOthers = 4 * kApart;
   RandomStream random(5500, 0);
-  Problem p{3, 5, 6, random_bytes(3 * 7 * 8, random), {whole(0, 3, 7, 8, false)}};
+  Problem p{3, 1, 6, random_bytes(3 * 8, random), {whole(0, 3, 1, 8, false)}};
   const DeviceArray<std::uint8_t> sources(p.sources), images(p.elements());
-  const auto begin = reinterpret_cast<std::uintptr_t>(sources.data()) - kBefore;
-  PictureView view = p.views[0];
-  view.offset += kBefore;
-  const DeviceArray<PictureView> views(view);
-  kernels().resized_crop(arguments(
-      p, images.view(), {reinterpret_cast<std::uint8_t*>(begin), kBefore + std::ssize(p.sources)},
-      views.view()));
-  EXPECT_EQ(images.values(), images_of(p));
+  for (const ResampleFilter filter : {ResampleFilter::nearest, ResampleFilter::bilinear}) {
+    for (const bool behind : {true, false}) {
+      p.views[0].filter = filter;
+      PictureView far = p.views[0];
+      far.height = 5, far.crop_y = 4.0f;
+      far.stride_y = behind ? kApart : -kApart, far.offset = behind ? 0 : kOthers;
+      const DeviceArray<PictureView> views(far);
+      const auto begin = reinterpret_cast<std::uintptr_t>(sources.data()) - (behind ? kOthers : 0);
+      kernels().resized_crop(arguments(
+          p, images.view(),
+          {reinterpret_cast<std::uint8_t*>(begin), kOthers + std::ssize(p.sources)}, views.view()));
+      EXPECT_EQ(images.values(), images_of(p));
+    }
+  }
 }
 
 TEST_F(CudaResizedCrop, RefusesContradictions) {
