@@ -67,13 +67,14 @@ def make_images():
     picture = picture.clip(0, 255).astype(np.uint8)
     dull = (90 + picture // 5).astype(np.uint8)
     colors = random.randint(0, 256, (16, 28, 3)).astype(np.uint8)
+    large = (random.normal(110, 30, (39, 47)) + np.arange(47)).clip(0, 255).astype(np.uint8)
     constant = np.full((6, 5, 3), (3, 180, 77), np.uint8)
     two = np.where(random.rand(9, 8, 3) < 0.9, 40, 41).astype(np.uint8)
     return {
         "picture": picture, "dull": dull, "colors": colors, "constant": constant, "two": two,
         "gray": picture[..., 0], "dull_gray": dull[..., 1], "constant_gray": constant[..., 1],
         "pixel": picture[:1, :1], "line": picture[:1, :9], "column": picture[:7, :2, 0],
-        "square": picture[:3, :3],
+        "square": picture[:3, :3], "large": large,  # many pixels a level
     }  # fmt: skip
 
 
@@ -120,6 +121,8 @@ def cases():
         "gaussian_blur nearest 0.7", "gaussian_blur nearest 2.0",
     ):  # fmt: skip
         yield "picture", operation
+    for operations in ("equalize", "contrast nearest 1.6|equalize", "posterize nearest 4|equalize"):
+        yield "large", operations
     yield "gray", "gaussian_blur nearest 1.3"
     yield "constant", "gaussian_blur nearest 0.9"
     for turn in (0.0, 0.1, 0.34, -0.2):
