@@ -26,6 +26,7 @@
 namespace vitrine::cuda {
 namespace {
 
+using augment::kBlocks;
 using augment::kThreads;
 using augment::Shape;
 using augment::Shared;
@@ -63,7 +64,7 @@ __device__ bool apply(const ImageOperation& operation, const AugmentImages& args
 }
 
 template <int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     augment_images_kernel(AugmentImages args, int line_elements) {
   SHARED_ARRAY(augment::Statistics, statistics, [1]);
   DYNAMIC_SHARED(std::uint32_t, line);

@@ -8,7 +8,8 @@
 
 namespace vitrine::cuda::augment {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 256;
+constexpr int kBlocks = 3;  ///< a multiprocessor: all that fit without spills
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kChannels = 3;
 constexpr int kMinLine = 4096;  ///< elements of `line`: some rows of a usual image

@@ -66,7 +66,8 @@ enum class ImageOperationKind : std::int32_t {
   sharpness,      ///< ImageEnhance.Sharpness: blend with ImageFilter.SMOOTH
   hue,            ///< turned by value[0] of a whole turn in Pillow's HSV, as torchvision does it
   grayscale,      ///< the luma in all channels
-  gaussian_blur,  ///< separable, σ = value[0], 2·⌈3σ⌉ + 1 taps, mirrored at the edges
+  /// Separable, σ = value[0] from 0.001 to 32, 2·⌈3σ⌉ + 1 taps, mirrored at the edges.
+  gaussian_blur,
   /// Image.transform(AFFINE, value[0..5], filter): output pixel (x, y) takes the source at
   /// (v0 (x+½) + v1 (y+½) + v2, v3 (x+½) + v4 (y+½) + v5), `fill` outside.
   affine,

@@ -150,59 +150,50 @@ struct Hsv {
   std::uint8_t h, s, v;
 };
 
-/// Image.convert("HSV"): hue and saturation cut to a whole number of 255ths.
+/// Image.convert("HSV"): hue and saturation cut to a whole number of 255ths. Without branches, as
+/// neither processors nor compilers like this many of them; gray has hue and saturation 0.
 VITRINE_HOST_DEVICE inline Hsv to_hsv(Rgb c) {
   const int larger = c.g > c.b ? c.g : c.b, smaller = c.g < c.b ? c.g : c.b;
   const int high = c.r > larger ? c.r : larger, low = c.r < smaller ? c.r : smaller;
-  if (high == low) return {0, 0, static_cast<std::uint8_t>(high)};
-  const auto chroma = static_cast<float>(high - low);
-  const float saturation = chroma / static_cast<float>(high);
-  const float r = static_cast<float>(high - c.r) / chroma;
-  const float g = static_cast<float>(high - c.g) / chroma;
-  const float b = static_cast<float>(high - c.b) / chroma;
-  float sector;
-  if (c.r == high) {
-    sector = b - g;
-  } else if (c.g == high) {
-    sector = static_cast<float>(2.0 + r - b);
-  } else {
-    sector = static_cast<float>(4.0 + g - r);
-  }
+  const auto chroma = static_cast<float>(high > low ? high - low : 1);
+  const bool red = c.r == high, green = c.g == high;
+  const int after = red ? c.b : green ? c.r : c.g, before = red ? c.g : green ? c.b : c.r;
+  const double base = red ? 0.0 : green ? 2.0 : 4.0;
+  const float plus = static_cast<float>(high - after) / chroma;
+  const float minus = static_cast<float>(high - before) / chroma;
+  const auto sector = static_cast<float>(base + plus - minus);
   const double turn = sector / 6.0 + 1.0;  // in [5/6, 2)
   const auto hue = static_cast<float>(turn < 1.0 ? turn : turn - 1.0);
-  return {to_level(static_cast<double>(hue) * 255.0),
-          to_level(static_cast<double>(saturation) * 255.0), static_cast<std::uint8_t>(high)};
+  const float saturation = static_cast<float>(high - low) / static_cast<float>(high > 0 ? high : 1);
+  return {static_cast<std::uint8_t>(static_cast<int>(hue * 255.0)),
+          static_cast<std::uint8_t>(static_cast<int>(saturation * 255.0)),
+          static_cast<std::uint8_t>(high)};
+}
+
+/// v · (1 − reduced), rounded half up.
+VITRINE_HOST_DEVICE inline int reduced_value(int v, double reduced) {
+  const double value = product(static_cast<double>(v), 1.0 - reduced);
+  const int cut = static_cast<int>(value);
+  return cut + (value - cut >= 0.5 ? 1 : 0);
 }
 
 /// Image.convert("RGB").
 VITRINE_HOST_DEVICE inline Rgb to_rgb(Hsv c) {
-  if (c.s == 0) return {c.v, c.v, c.v};
   const double position = c.h * 6.0 / 255.0;
-  const int sector = static_cast<int>(position);
+  const int sector = static_cast<int>(position);  // 0 … 6, the last the same as the first
   const auto fraction = static_cast<float>(position - sector);
   const auto saturation = static_cast<float>(c.s / 255.0);
-  const auto part = [&](double reduced) {  // values are not negative: round() is this
-    const double value = product(static_cast<double>(c.v), 1.0 - reduced);
-    const int cut = static_cast<int>(value);
-    return to_level(cut + (value - cut >= 0.5 ? 1 : 0));
-  };
-  const std::uint8_t p = part(saturation);
-  const std::uint8_t q = part(product(saturation, fraction));
-  const std::uint8_t t = part(product(static_cast<double>(saturation), 1.0 - fraction));
-  switch (sector % 6) {
-    case 0:
-      return {c.v, t, p};
-    case 1:
-      return {q, c.v, p};
-    case 2:
-      return {p, c.v, t};
-    case 3:
-      return {p, q, c.v};
-    case 4:
-      return {t, p, c.v};
-    default:
-      return {c.v, p, q};
-  }
+  const int v = c.v;
+  const int p = reduced_value(v, saturation);
+  const int q = reduced_value(v, product(saturation, fraction));
+  const int t = reduced_value(v, product(static_cast<double>(saturation), 1.0 - fraction));
+  const int r = sector == 1 ? q : sector == 2 || sector == 3 ? p : sector == 4 ? t : v;
+  const int g = sector == 3                  ? q
+                : sector == 4 || sector == 5 ? p
+                : sector == 1 || sector == 2 ? v
+                                             : t;
+  const int b = sector == 5 ? q : sector == 3 || sector == 4 ? v : sector == 2 ? t : p;
+  return {static_cast<std::uint8_t>(r), static_cast<std::uint8_t>(g), static_cast<std::uint8_t>(b)};
 }
 
 /// What is added to the hue, modulo 256, for a part of a whole turn.
@@ -226,11 +217,12 @@ VITRINE_HOST_DEVICE constexpr int smooth(int neighbours, int centre) {
 }
 
 constexpr int kLargestBlurRadius = 96;
-constexpr double kLargestBlurSigma = kLargestBlurRadius / 3.0;
+constexpr double kSmallestBlurSigma = 1e-3, kLargestBlurSigma = kLargestBlurRadius / 3.0;
 constexpr int kBlurBits = 16;  ///< of the weights, which add up to 1 << kBlurBits
 
 VITRINE_HOST_DEVICE inline double blur_sigma(const ImageOperation& operation) {
   const double sigma = operation.value[0];
+  if (!(sigma > kSmallestBlurSigma)) return kSmallestBlurSigma;
   return sigma < kLargestBlurSigma ? sigma : kLargestBlurSigma;
 }
 VITRINE_HOST_DEVICE inline int blur_radius(double sigma) {
@@ -316,16 +308,19 @@ struct NearestMap {
   double value[6];
   double start_x, start_y;  ///< position of output pixel (0, 0)
   bool separable, fixed;
+  std::uint32_t fixed_x[3], fixed_y[3];  ///< start and steps along x and y, in 65536ths
 
   VITRINE_HOST_DEVICE NearestMap(const double* v, int height, int width)
       : value{v[0], v[1], v[2], v[3], v[4], v[5]},
         start_x(v[2] + v[0] * 0.5),
         start_y(v[5] + v[4] * 0.5),
         separable(v[1] == 0.0 && v[3] == 0.0),
-        fixed(near(0, 0) && near(width, height) && near(0, height) && near(width, 0)) {
+        fixed(near(0, 0) && near(width, height) && near(0, height) && near(width, 0)),
+        fixed_x{fixed_point(v[2] + v[0] * 0.5 + v[1] * 0.5), fixed_point(v[0]), fixed_point(v[1])},
+        fixed_y{fixed_point(v[5] + v[3] * 0.5 + v[4] * 0.5), fixed_point(v[3]), fixed_point(v[4])} {
     if (separable) return;
-    start_x = fixed ? v[2] + v[0] * 0.5 + v[1] * 0.5 : v[2] + v[1] * 0.5 + v[0] * 0.5;
-    start_y = fixed ? v[5] + v[3] * 0.5 + v[4] * 0.5 : v[5] + v[4] * 0.5 + v[3] * 0.5;
+    start_x = v[2] + v[1] * 0.5 + v[0] * 0.5;
+    start_y = v[5] + v[4] * 0.5 + v[3] * 0.5;
   }
 
   /// Column x and row y of a separable map, −1 outside.
@@ -340,13 +335,14 @@ struct NearestMap {
   VITRINE_HOST_DEVICE NearestPixel source(int x, int y, int height, int width) const {
     NearestPixel from;
     if (fixed) {
-      from.x = fixed_position(start_x, value[0], x, value[1], y);
-      from.y = fixed_position(start_y, value[3], x, value[4], y);
+      from.x = fixed_position(fixed_x, x, y);
+      from.y = fixed_position(fixed_y, x, y);
     } else {
       from.x = pixel_under(added_up(added_up(start_x, value[1], y), value[0], x), width);
       from.y = pixel_under(added_up(added_up(start_y, value[4], y), value[3], x), height);
     }
-    const bool inside = from.x >= 0 && from.x < width && from.y >= 0 && from.y < height;
+    const bool inside = static_cast<unsigned>(from.x) < static_cast<unsigned>(width) &&
+                        static_cast<unsigned>(from.y) < static_cast<unsigned>(height);
     return inside ? from : NearestPixel{};
   }
 
@@ -361,11 +357,9 @@ struct NearestMap {
     return static_cast<std::uint32_t>(
         whole(std::floor(v * 65536.0 + 0.5), -kLimit, kLimit));  // the product is exact
   }
-  VITRINE_HOST_DEVICE static int fixed_position(double start, double step_x, int x, double step_y,
-                                                int y) {
-    const std::uint32_t position = fixed_point(start) +
-                                   fixed_point(step_x) * static_cast<std::uint32_t>(x) +
-                                   fixed_point(step_y) * static_cast<std::uint32_t>(y);
+  VITRINE_HOST_DEVICE static int fixed_position(const std::uint32_t* axis, int x, int y) {
+    const std::uint32_t position =
+        axis[0] + axis[1] * static_cast<std::uint32_t>(x) + axis[2] * static_cast<std::uint32_t>(y);
     return static_cast<std::int32_t>(position) >> 16;
   }
 };
@@ -373,10 +367,15 @@ struct NearestMap {
 /// Where between pixels a bilinear or bicubic sample lies: at x + dx, y + dy, counted from the
 /// pixels' centres.
 struct SamplePoint {
-  bool inside = false;
-  int x = 0, y = 0;
-  double dx = 0, dy = 0;
+  bool inside;
+  int x, y;
+  double dx, dy;
 };
+
+VITRINE_HOST_DEVICE constexpr int floor_of(double v) {
+  const int cut = static_cast<int>(v);
+  return v < cut ? cut - 1 : cut;
+}
 
 /// For output pixel (x, y) of the map.
 VITRINE_HOST_DEVICE inline SamplePoint sample_point(const double* v, int x, int y, int height,
@@ -384,50 +383,44 @@ VITRINE_HOST_DEVICE inline SamplePoint sample_point(const double* v, int x, int 
   const double centre_x = x + 0.5, centre_y = y + 0.5;
   const double from_x = product(v[0], centre_x) + product(v[1], centre_y) + v[2];
   const double from_y = product(v[3], centre_x) + product(v[4], centre_y) + v[5];
-  SamplePoint point;
-  point.inside = from_x >= 0.0 && from_x < width && from_y >= 0.0 && from_y < height;
-  if (!point.inside) return point;
-  point.x = static_cast<int>(std::floor(from_x - 0.5));
-  point.y = static_cast<int>(std::floor(from_y - 0.5));
-  point.dx = from_x - 0.5 - point.x;
-  point.dy = from_y - 0.5 - point.y;
-  return point;
+  const bool inside = from_x >= 0.0 && from_x < width && from_y >= 0.0 && from_y < height;
+  if (!inside) return {};
+  const int low_x = floor_of(from_x - 0.5), low_y = floor_of(from_y - 0.5);
+  return {true, low_x, low_y, from_x - 0.5 - low_x, from_y - 0.5 - low_y};
 }
 
+/// Pixels beyond an edge are the edge's.
 VITRINE_HOST_DEVICE inline std::uint8_t bilinear(const std::uint8_t* plane, int height, int width,
                                                  const SamplePoint& at) {
   const int left = clamped(at.x, 0, width - 1), right = clamped(at.x + 1, 0, width - 1);
-  const auto along = [&](const std::uint8_t* row) {
+  const auto along = [&](int y) {
+    const std::uint8_t* row = plane + clamped(y, 0, height - 1) * width;
     return row[left] + product(static_cast<double>(row[right] - row[left]), at.dx);
   };
-  const double upper = along(plane + clamped(at.y, 0, height - 1) * width);
-  const bool has_lower = at.y + 1 < height;
-  const double lower = has_lower ? along(plane + (at.y + 1) * width) : upper;
+  const double upper = along(at.y), lower = along(at.y + 1);
   return static_cast<std::uint8_t>(static_cast<int>(upper + product(lower - upper, at.dy)));
 }
 
-/// Through b and c by a cubic whose slopes are those of the neighbours, a = −1 (Keys 1981).
-VITRINE_HOST_DEVICE inline double cubic(double a, double b, double c, double d, double t) {
-  const double second = 2 * (a - b) + c - d;
-  const double third = -a + b - c + d;
-  return b + product(t, -a + c + product(t, second + product(t, third)));
+/// Through b and c by a cubic whose slopes are those of the neighbours, a = −1 (Keys 1981). Number
+/// is int where the values are levels.
+template <typename Number>
+VITRINE_HOST_DEVICE inline double cubic(Number a, Number b, Number c, Number d, double t) {
+  const Number second = 2 * (a - b) + c - d;
+  const Number third = -a + b - c + d;
+  return b + product(t, (c - a) + product(t, second + product(t, static_cast<double>(third))));
 }
 
 VITRINE_HOST_DEVICE inline std::uint8_t bicubic(const std::uint8_t* plane, int height, int width,
                                                 const SamplePoint& at) {
   const int x0 = clamped(at.x - 1, 0, width - 1), x1 = clamped(at.x, 0, width - 1);
   const int x2 = clamped(at.x + 1, 0, width - 1), x3 = clamped(at.x + 2, 0, width - 1);
-  double value[4];
-  for (int i = 0; i < 4; ++i) {
-    const int y = at.y - 1 + i;
-    if (i > 0 && (y < 0 || y >= height)) {
-      value[i] = value[i - 1];
-      continue;
-    }
+  const auto along = [&](int y) {
     const std::uint8_t* row = plane + clamped(y, 0, height - 1) * width;
-    value[i] = cubic(row[x0], row[x1], row[x2], row[x3], at.dx);
-  }
-  return to_level(cubic(value[0], value[1], value[2], value[3], at.dy));
+    return cubic<int>(row[x0], row[x1], row[x2], row[x3], at.dx);
+  };
+  const double first = along(at.y - 1), second = along(at.y);
+  const double third = along(at.y + 1), fourth = along(at.y + 2);
+  return to_level(cubic(first, second, third, fourth, at.dy));
 }
 
 // Erasing ----------------------------------------------------------------------------------------

@@ -84,9 +84,11 @@ void transform(const ImageOperation& operation, const std::uint8_t* fill, const 
     case ResampleFilter::nearest:
       return transform_nearest(operation, fill, from, to, shape);
     case ResampleFilter::bilinear:
-      return transform_smooth(operation, fill, from, to, shape, pixel::bilinear);
+      return transform_smooth(operation, fill, from, to, shape,
+                              [](auto... sample) { return pixel::bilinear(sample...); });
     case ResampleFilter::bicubic:
-      return transform_smooth(operation, fill, from, to, shape, pixel::bicubic);
+      return transform_smooth(operation, fill, from, to, shape,
+                              [](auto... sample) { return pixel::bicubic(sample...); });
   }
 }
 

@@ -30,7 +30,7 @@ ValueRange first_value_of(ImageOperationKind kind) {
     case ImageOperationKind::posterize:
       return {0, 8, "posterize's bits"};
     case ImageOperationKind::gaussian_blur:
-      return {1e-3, pixel::kLargestBlurSigma, "gaussian_blur's sigma"};
+      return {pixel::kSmallestBlurSigma, pixel::kLargestBlurSigma, "gaussian_blur's sigma"};
     default:
       return {-kAny, kAny, "value[0]"};
   }
