@@ -38,6 +38,12 @@ RandOperation operation_of(const ImageOperation& operation) {
   return v[2] != 0 ? RandOperation::translate_x : RandOperation::translate_y;
 }
 
+/// Of a rotation, shear or translation: which way it goes.
+bool is_positive(const ImageOperation& operation) {
+  const double* v = operation.value;
+  return (v[3] != 0 ? v[3] : v[1] != 0 ? v[1] : v[2] != 0 ? v[2] : v[5]) > 0;
+}
+
 double degrees_of(const ImageOperation& rotation) {
   return std::atan2(rotation.value[3], rotation.value[0]) * 180 / 3.14159265358979323846;
 }
@@ -58,16 +64,15 @@ TEST(Frequencies, RandAugment) {
         const RandOperation which = operation_of(operation);
         ++operations.at(static_cast<std::size_t>(which));
         if (which == RandOperation::contrast) ++enhanced[operation.value[0] > 1];
+        if (operation.kind == Kind::affine) ++signs[is_positive(operation)];
         if (which != RandOperation::rotate) continue;
-        const double degrees = degrees_of(operation);
-        levels.add(std::round(std::abs(degrees) / 3 * 1e9) / 1e9);
-        ++signs[degrees > 0];
+        levels.add(std::round(std::abs(degrees_of(operation)) / 3 * 1e9) / 1e9);
       }
     }
     expect_same_counts(operations, stored.at("operations"), text + " operations");
     expect_same_counts(applied, stored.at("applied"), text + " applied");
     levels.expect_same(text + " level of rotations");
-    expect_same_distribution(signs, {1e6, 1e6}, text + " signs of rotations");
+    expect_same_distribution(signs, {1e6, 1e6}, text + " signs");
     expect_same_distribution(enhanced, {1e6, 1e6}, text + " signs of contrasts");
   }
 }
@@ -83,7 +88,7 @@ TEST(Frequencies, BigVisionRandAugment) {
     for (const ImageOperation& operation : drawn.operations) {
       const RandOperation which = operation_of(operation);
       ++operations.at(static_cast<std::size_t>(which));
-      if (which == RandOperation::translate_x) ++signs[operation.value[2] > 0];
+      if (operation.kind == Kind::affine) ++signs[is_positive(operation)];
       if (which != RandOperation::cutout) continue;
       // The centre: the box reaches 40 above and below it, or to the image's edge.
       const double top = operation.value[0], bottom = top + operation.value[2];
@@ -92,7 +97,7 @@ TEST(Frequencies, BigVisionRandAugment) {
   }
   expect_same_distribution(operations, Counts(kBigVisionOperations, 1e6), "operations");
   expect_same_distribution(rows, Counts(7, 1e6), "rows of cutout");
-  expect_same_distribution(signs, Counts(2, 1e6), "signs of translations");
+  expect_same_distribution(signs, Counts(2, 1e6), "signs");
 }
 
 TEST(Frequencies, ThreeAugment) {
