@@ -226,7 +226,7 @@ TEST(CrossEntropy, LargeLogitsStayFinite) {
 // Right, then wrong: where wrong, the loss is the logit and the gradient 1.
 TEST(CrossEntropy, BinaryLossOfLargeLogits) {
   Problem p({2, 4, 0.0f, false, false, false, LossKind::bce, -1.0f, true}, 309);
-  p.logits = {3e38f, -3e38f, -kInfinity, -1e4f, -1e4f, 2e4f, 0.0f, -kInfinity};
+  p.logits = {kInfinity, -3e38f, -kInfinity, -1e4f, -1e4f, 2e4f, 0.0f, -kInfinity};
   p.labels = {0, 0};
   p.state.loss_scale = 1.0f;
   const Results results = run(p, 1);
