@@ -121,6 +121,20 @@ TEST(TrainingStep, AveragesTheWeightsWithTheDecayOfTheStep) {
   }
 }
 
+TEST(TrainingStep, TheAverageIsPlannedAndItsBytesAreCounted) {
+  const auto device = make_cpu_device(1);
+  StepOf plain(*device, 1), averaging(*device, 1, /*ema=*/true);
+  const std::int64_t bytes = 4 * plain.plan().parameter_elements();
+  const auto planned = [&](bool ema) {
+    return run_bytes(plain.plan(), plain.plan(), small_config(1, ema).recipe, 1);
+  };
+  EXPECT_EQ(planned(true), planned(false) + bytes);
+  const auto adamw_bytes = [](StepOf& steps) {
+    return steps.step().times().operations.back().bytes;
+  };
+  EXPECT_EQ(adamw_bytes(averaging), adamw_bytes(plain) + 2 * 4 * plain.plan().parameter_elements());
+}
+
 /// Spans of one step: every operation of every chunk that has images, in order, inside the step.
 void check_spans(const StepOf& steps, const TrainingStep& step, std::int64_t chunks,
                  std::int64_t updates) {

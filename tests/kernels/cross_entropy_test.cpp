@@ -259,7 +259,7 @@ TEST_F(CrossEntropyKernel, LargeLogitsStayFinite) {
 TEST_F(CrossEntropyKernel, BinaryLossOfLargeLogits) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   Problem problem({2, 4, 0.0f, false, false, false, LossKind::bce, -1.0f, true}, 308);
-  problem.logits = {3e38f,     -3e38f,   -kInfinity, -16384.0f,
+  problem.logits = {kInfinity, -3e38f,   -kInfinity, -16384.0f,
                     -16384.0f, 32768.0f, -1024.0f,   -kInfinity};
   problem.labels = {0, 0};
   problem.state.loss_scale = 1.0f;
