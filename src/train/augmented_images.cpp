@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/cut_to_box.h"
 #include "vitrine/error.h"
 
 namespace vitrine {
@@ -117,6 +118,7 @@ const LoadedBatch& AugmentedImages::draw(std::span<const std::int64_t> images,
                      .height = static_cast<std::int32_t>(data_.height),
                      .width = static_cast<std::int32_t>(data_.width)};
     apply(drawn, view);
+    if (config_.crop_mode == CropMode::rrc) cut_to_box(view);
     if (!options_.resident) {
       view.offset = static_cast<std::int64_t>(drawn_.pixels.size());
       drawn_.pixels.insert(drawn_.pixels.end(), data_.image(image),
