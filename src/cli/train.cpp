@@ -176,21 +176,29 @@ void load_data(const Options& options, Session& session) {
   }
 }
 
-void print_data(const Trainer& trainer) {
-  double training = trainer.state().epoch_seconds, data = trainer.state().epoch_data_seconds;
-  for (const EpochRecord& epoch : trainer.state().epochs) {
-    training += epoch.seconds;
-    data += epoch.data_seconds;
+void make_trainer(Session& session, const fs::path& output) {
+  session.trainer.emplace(*session.device, session.start.config, session.train, session.test,
+                          output);
+}
+
+void make_trainer(Session& session, const DeviceOptions& options) {
+  try {
+    make_trainer(session, session.start.output);
+  } catch (const OutOfMemory& error) {
+    if (options.name != "auto" || session.device->traits().name == "cpu") throw;
+    session.device = make_cpu_device(options.threads);
+    make_trainer(session, session.start.output);
+    std::fprintf(stderr, "vitrine: using the CPU: %s\n", error.what());
   }
-  std::printf("Data: %.1f %% of the training time went by until images were ready",
-              training > 0 ? 100 * data / training : 0.0);
-  const DataTimes times = trainer.data_times();
-  if (times.pictures > 0) {
-    const double seconds = times.read + times.decode + times.draw;
-    std::printf("; a worker decodes %.0f pictures a second",
-                static_cast<double>(times.pictures) / seconds);
+}
+
+void set_start(Session& session) {
+  const std::optional<Checkpoint>& checkpoint = session.start.checkpoint;
+  if (checkpoint) {
+    session.trainer->resume(*checkpoint);
+  } else {
+    session.weights = session.trainer->initialize(session.start.adaptation);
   }
-  std::printf("\n");
 }
 
 /// Where the run is: "step 12", "the evaluation after step 12".

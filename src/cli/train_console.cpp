@@ -107,4 +107,21 @@ void print_weights(const RunConfig& config, const WeightReport& report) {
               report.str().c_str());
 }
 
+void print_data(const Trainer& trainer) {
+  double training = trainer.state().epoch_seconds, data = trainer.state().epoch_data_seconds;
+  for (const EpochRecord& epoch : trainer.state().epochs) {
+    training += epoch.seconds;
+    data += epoch.data_seconds;
+  }
+  std::printf("Data: %.1f %% of the training time went by until images were ready",
+              training > 0 ? 100 * data / training : 0.0);
+  const DataTimes times = trainer.data_times();
+  if (times.pictures > 0) {
+    const double seconds = times.read + times.decode + times.draw;
+    std::printf("; a worker decodes %.0f pictures a second",
+                static_cast<double>(times.pictures) / seconds);
+  }
+  std::printf("\n");
+}
+
 }  // namespace vitrine

@@ -34,6 +34,8 @@ class Console final : public TrainObserver {
 /// Device, model, data, plan and where the run goes.
 void print_header(const RunConfig& config, const Trainer& trainer, const Device& device,
                   const Dataset& train, const Dataset& test, const std::filesystem::path& output);
+/// How long the training waited for its images.
+void print_data(const Trainer& trainer);
 /// What came from an initial checkpoint.
 void print_weights(const RunConfig& config, const WeightReport& report);
 
