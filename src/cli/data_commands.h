@@ -7,6 +7,7 @@
 
 namespace vitrine {
 
+Command add_data_augment(CLI::App& data);
 Command add_data_digits(CLI::App& data);
 Command add_data_inspect(CLI::App& data);
 Command add_data_pack(CLI::App& data);

@@ -10,7 +10,7 @@ namespace vitrine {
 namespace {
 
 constexpr std::size_t kMostMistakes = 40;
-constexpr std::int64_t kLargestMistake = 96;  // pixels
+constexpr std::int64_t kLargestMistake = 80;  // pixels
 
 }  // namespace
 

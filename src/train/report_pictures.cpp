@@ -30,7 +30,7 @@ std::size_t png_bytes(const std::vector<Picture>& pictures) {
 std::string render_augmentation(const Report& report) {
   if (report.augmentation.empty()) return "";
   return section_heading("Augmentation", "What the model was trained on.") +
-         figures(report.augmentation, "looks");
+         figures(report.augmentation, "wide");
 }
 
 std::string render_attention(const Report& report) {

@@ -115,7 +115,8 @@ summary { cursor: pointer; color: var(--soft); font-size: .9rem; margin-bottom: 
 .looks { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
   gap: 1.4rem 1.6rem; }
 .looks figcaption, .positions figcaption { display: block; margin: .4rem 0 0; }
-.looks img, .positions img { display: block; width: 100%; border-radius: 4px; }
+.wide figcaption { margin: .4rem 0 0; }
+.looks img, .positions img, .wide img { display: block; width: 100%; border-radius: 4px; }
 .positions img { border: 1px solid var(--rule); }
 .positions figcaption { color: var(--soft); }
 

@@ -23,7 +23,7 @@ std::string trained_of_all(const Graph& graph) {
 
 // A page has 600 KB for these; base64 makes four bytes of three.
 constexpr std::size_t kAttentionBytes = 300'000, kPositionBytes = 130'000;
-constexpr std::size_t kAugmentationBytes = 250'000;
+constexpr std::size_t kAugmentationBytes = 600'000;
 constexpr std::size_t kMostLooks = 8;  // forward passes
 
 /// Of as many classes as are wanted the first image that is recognised, and where too few classes
