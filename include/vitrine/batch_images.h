@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
@@ -87,6 +88,8 @@ std::int64_t images_bytes(const RunConfig& config, const Dataset& data,
 /// The image as an evaluation sees it: of the data set's own size, or a photograph brought to the
 /// model's.
 Image evaluation_image(const RunConfig& config, const Dataset& data, std::int64_t i);
+/// The same of an image file: as it is, unless the recipe is one of photographs. Throws BadInput.
+Image evaluation_image(const RunConfig& config, const std::filesystem::path& file);
 
 /// Some training images before and after the recipe's augmentation; none where it has none beyond
 /// flips and crops.

@@ -89,7 +89,7 @@ std::vector<Subject> read_subjects(const Options& options, const RunConfig& conf
     subjects.push_back({.title = file,
                         .name = free_name(stem, taken),
                         .true_class = "",
-                        .image = read_image(file)});
+                        .image = evaluation_image(config, fs::path(file))});
   }
   if (options.test_images.empty()) return subjects;
   const Dataset data = load_data(config, Split::test);

@@ -30,7 +30,8 @@ int predict(Device& device, const Options& options, Checkpoint& checkpoint) {
   ImagePass pass(device, config, /*attention=*/false);
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string& file : options.images) {
-    const AttentionMaps maps = pass.run(on_device.data(), read_image(file));
+    const AttentionMaps maps =
+        pass.run(on_device.data(), evaluation_image(config, std::filesystem::path(file)));
     const std::vector<Prediction> predictions =
         top_predictions(config, maps.class_probabilities, options.top_k);
     all.push_back({{"file", file}, {"predictions", to_json(predictions)}});

@@ -191,13 +191,15 @@ ordered_json timm_json(const RunConfig& run) {
                            {"global_pool", c.pool == Pool::mean ? "avg" : "token"}};
   if (has_names(run)) document["label_names"] = run.class_names;
   document["model_args"] = model_args(c, a);
-  // The whole image is scaled to the model's size, as our evaluation does.
+  // As our evaluation does it: stored images are scaled whole, of photographs the centre is taken.
+  const bool photographs = run.recipe.dataset == "folder";
+  const std::string filter = photographs ? augmentation(run).interpolation : "bilinear";
   document["pretrained_cfg"] = {{"custom_load", false},
                                 {"input_size", {c.num_channels, c.image_height, c.image_width}},
                                 {"fixed_input_size", true},
-                                {"interpolation", "bilinear"},
-                                {"crop_pct", 1.0},
-                                {"crop_mode", "squash"},
+                                {"interpolation", filter == "random" ? "bicubic" : filter},
+                                {"crop_pct", photographs ? run.recipe.crop_pct : 1.0},
+                                {"crop_mode", photographs ? run.recipe.crop_mode : "squash"},
                                 {"mean", normalization.mean},
                                 {"std", normalization.std},
                                 {"num_classes", c.num_classes},

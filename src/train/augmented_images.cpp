@@ -235,21 +235,6 @@ std::vector<std::string> AugmentedImages::broken() const {
   return broken_ ? broken_->messages() : std::vector<std::string>{};
 }
 
-Image evaluation_image(const RunConfig& config, const Dataset& data, std::int64_t i) {
-  if (!data.pictures) {
-    const std::uint8_t* pixels = data.image(i);
-    return {data.channels, data.height, data.width, {pixels, pixels + data.image_bytes()}};
-  }
-  const std::unique_ptr<Device> device = make_cpu_device(/*threads=*/1);
-  RunConfig alone = config;
-  alone.recipe.workers = 1;
-  AugmentedImages images(*device, alone, data, {.batch = 1});
-  images.begin({i}, /*epoch=*/0, /*position=*/0);
-  images.load({{i}}, {});
-  const auto* pixels = static_cast<const std::uint8_t*>(images.data());
-  return {data.channels, data.height, data.width, {pixels, pixels + data.image_bytes()}};
-}
-
 std::int64_t augmented_bytes(const RunConfig& config, const Dataset& data,
                              const BatchImagesOptions& options) {
   const VitConfig& model = config.model;
