@@ -74,7 +74,7 @@ TEST(Config, EveryKeySurvives) {
   model_fields(change, config.model);
   const int model_keys = change.count;
   recipe_fields(change, config.recipe);
-  EXPECT_GE(model_keys, 29);
+  EXPECT_GE(model_keys, 30);
   config.recipe.seed = ~std::uint64_t{0};
   config.model.image_height = 31;
   config.model.image_width = 57;
@@ -124,6 +124,7 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "head_softmax",
                           "activation_dropout_prob",
                           "drop_path_rate",
+                          "head_init",
                           "batch_size",
                           "epochs",
                           "lr",
@@ -194,6 +195,7 @@ TEST(Config, WrongTypes) {
   expect({{"position", number}}, "position: found 3, expected a name");
   expect({{"position", text}},
          "position: found \"text\", expected one of learned, sincos1d, sincos2d, none");
+  expect({{"head_init", "one"}}, "head_init: found \"one\", expected one of default, zero");
   expect({{"hidden_act", "swish"}},
          "hidden_act: found \"swish\", expected one of gelu, gelu_tanh, relu");
   expect({{"image_size", text}},

@@ -182,6 +182,25 @@ TEST(InitialWeights, Timm) {
   w.expect_normal("pos_embed", 0.02);
 }
 
+// Whatever the rest starts from, and nothing else changes.
+TEST(InitialWeights, ZeroHead) {
+  for (const Initialization init :
+       {Initialization::torch, Initialization::torch_encoder, Initialization::normal,
+        Initialization::trunc_normal, Initialization::timm}) {
+    VitConfig config = config_of(init, EmbeddingInitialization::timm);
+    const Weights standard(config);
+    EXPECT_GT(standard.tensor("head.weight").deviation, 0.0);
+    config.head_init = HeadInitialization::zero;
+    const Weights zero(config);
+    zero.expect_constant("head.weight", 0.0f);
+    zero.expect_constant("head.bias", 0.0f);
+    for (const char* name : {"blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.bias", "norm.weight",
+                             "patch_embed.proj.weight", "pos_embed", "cls_token"}) {
+      EXPECT_EQ(zero.tensor(name).values, standard.tensor(name).values) << name;
+    }
+  }
+}
+
 TEST(InitialWeights, AreAFunctionOfSeedAndName) {
   VitConfig config = config_of(Initialization::timm, EmbeddingInitialization::timm);
   const Weights one(config, 1), again(config, 1), two(config, 2);

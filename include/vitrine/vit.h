@@ -35,6 +35,12 @@ enum class EmbeddingInitialization : std::uint8_t {
   timm           ///< class token N(0, 1e-6), positions truncated normal 0.02
 };
 
+/// How the head starts.
+enum class HeadInitialization : std::uint8_t {
+  as_init,  ///< as Initialization has its linear layers
+  zero      ///< weight and bias 0, as big_vision has it
+};
+
 /// Keys of config.json: HuggingFace's where they exist, our own otherwise.
 struct VitConfig {
   std::int64_t image_height = 224, image_width = 224;  ///< image_size: one number or [H, W]
@@ -67,6 +73,7 @@ struct VitConfig {
   Initialization init = Initialization::timm;
   EmbeddingInitialization embedding_init = EmbeddingInitialization::timm;
   bool patch_init_normal = false;  ///< patch projection N(0, 1) whatever `init` says
+  HeadInitialization head_init = HeadInitialization::as_init;  ///< default, zero
 
   std::int64_t patches() const { return (image_height / patch_size) * (image_width / patch_size); }
   std::int64_t tokens() const { return patches() + (class_token == ClassToken::none ? 0 : 1); }

@@ -46,6 +46,10 @@ struct EnumNames<EmbeddingInitialization> {
                                                             "timm"};
 };
 template <>
+struct EnumNames<HeadInitialization> {
+  static constexpr std::array<std::string_view, 2> names = {"default", "zero"};
+};
+template <>
 struct EnumNames<OptimizerKind> {
   static constexpr std::array<std::string_view, 2> names = {"adam", "adamw"};
 };
@@ -98,6 +102,7 @@ void model_fields(Visitor& visit, Config& c) {
   visit("init", c.init);
   visit("embedding_init", c.embedding_init);
   visit("patch_init_normal", c.patch_init_normal);
+  visit("head_init", c.head_init);
 }
 
 template <typename Visitor, typename Config>

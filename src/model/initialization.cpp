@@ -40,6 +40,9 @@ class Filler {
     if (name.find("norm") != std::string::npos) {
       return constant(name.ends_with(".weight") ? 1.0f : 0.0f);
     }
+    if (name.starts_with("head.") && config_.head_init == HeadInitialization::zero) {
+      return constant(0);
+    }
     const bool is_bias = name.ends_with(".bias");
     if (name == "patch_embed.proj.weight" && config_.patch_init_normal) return normal(1.0);
     switch (config_.init) {
