@@ -74,7 +74,7 @@ TEST(Config, EveryKeySurvives) {
   model_fields(change, config.model);
   const int model_keys = change.count;
   recipe_fields(change, config.recipe);
-  EXPECT_GE(model_keys, 30);
+  EXPECT_GE(model_keys, 31);
   config.recipe.seed = ~std::uint64_t{0};
   config.model.image_height = 31;
   config.model.image_width = 57;
@@ -125,6 +125,7 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "activation_dropout_prob",
                           "drop_path_rate",
                           "head_init",
+                          "init_values",
                           "batch_size",
                           "epochs",
                           "lr",
@@ -239,7 +240,7 @@ TEST(Config, Contradictions) {
   expect({{"log_interval", 0}}, "log_interval: found 0, expected at least 1");
   for (const char* key :
        {"epochs", "max_steps", "lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay",
-        "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range"}) {
+        "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range", "init_values"}) {
     expect({{key, -1}}, std::string(key) + ": found -1, expected at least 0");
   }
   expect({{"layer_decay", 0}}, "layer_decay: found 0, expected a number in (0, 1]");

@@ -61,6 +61,9 @@ TEST(GraphErrors, OfMatricesAndNorms) {
   expect_bad("branch [2, 5, 7] does not fit [2, 5, 6]", [](Graph& g) {
     residual(g, "node", rows_input(g, {2, 5, 6}), rows_input(g, {2, 5, 7}), {}, {}, kAll);
   });
+  expect_bad("scale [5] does not fit [2, 5, 6]", [](Graph& g) {
+    scale_columns(g, "node", rows_input(g, {2, 5, 6}), weight(g, {5}));
+  });
   expect_bad("[2, 6] and [2, 7]", [](Graph& g) {
     add(g, "node", rows_input(g, {2, 6}), rows_input(g, {2, 7}));
   });

@@ -201,6 +201,17 @@ TEST(InitialWeights, ZeroHead) {
   }
 }
 
+TEST(InitialWeights, LayerScale) {
+  for (const Initialization init : {Initialization::torch, Initialization::timm}) {
+    VitConfig config = config_of(init, EmbeddingInitialization::timm);
+    config.init_values = 1e-5;
+    const Weights w(config);
+    w.expect_constant("blocks.0.ls1.gamma", 1e-5f);
+    w.expect_constant("blocks.0.ls2.gamma", 1e-5f);
+    expect_unit_norms(w);
+  }
+}
+
 TEST(InitialWeights, AreAFunctionOfSeedAndName) {
   VitConfig config = config_of(Initialization::timm, EmbeddingInitialization::timm);
   const Weights one(config, 1), again(config, 1), two(config, 2);

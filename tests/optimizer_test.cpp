@@ -130,6 +130,19 @@ TEST_F(OptimizerTest, PerHeadBiasesDoNotDecayAlthoughTheyAreMatrices) {
   }
 }
 
+TEST_F(OptimizerTest, LayerScaleDoesNotDecay) {
+  VitConfig model = small_model();
+  model.init_values = 0.1;
+  std::set<std::string> kept;
+  for (const Parameter& parameter : plan_of(model).graph().parameters()) {
+    if (!decays_by_default(parameter)) kept.insert(parameter.name);
+  }
+  for (const char* name : {"blocks.0.ls1.gamma", "blocks.0.ls2.gamma", "blocks.1.ls1.gamma",
+                           "blocks.1.ls2.gamma"}) {
+    EXPECT_TRUE(kept.contains(name)) << name;
+  }
+}
+
 // With gradients of zero AdamW only decays, so what shrinks is what decays.
 TEST_F(OptimizerTest, RegionsDecayWhatTheyShould) {
   const Plan plan = plan_of(small_model());

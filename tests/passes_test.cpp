@@ -51,6 +51,11 @@ std::vector<Case> cases() {
     c.norm_order = NormOrder::d2l;
     c.output_projection = false;
   });
+  add("layer scale", [](VitConfig& c) { c.init_values = 0.1; });
+  add("layer scale, d2l", [](VitConfig& c) {
+    c.init_values = 0.1;
+    c.norm_order = NormOrder::d2l;
+  });
   add("one token", [](VitConfig& c) {
     c.image_height = c.image_width = 4;
     c.class_token = ClassToken::none;

@@ -96,6 +96,18 @@ inline const std::vector<VitCase>& vit_cases() {
          c.drop_path_rate = 0.3;
        },
        0.1f},
+      {"layer scale, dropout everywhere",
+       [](VitConfig& c) {
+         c.init_values = 0.1;
+         drop_everywhere(c);
+       }},
+      {"layer scale, post, token last, mean pool",
+       [](VitConfig& c) {
+         c.init_values = 1e-5;
+         c.norm_order = NormOrder::post;
+         c.class_token = ClassToken::last;
+         c.pool = Pool::mean;
+       }},
       {"no blocks, mean pool, no token", [](VitConfig& c) {
          c.num_hidden_layers = 0;
          c.pool = Pool::mean;

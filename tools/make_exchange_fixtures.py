@@ -169,6 +169,8 @@ def make_all_timm(out):
     make_timm(out / "timm_avg_norm_first", 400, (24, 16), num_heads=2, mlp_ratio=2.5, channels=1,
               global_pool="avg", fc_norm=False, act_layer="gelu_tanh", qkv_bias=False,
               num_classes=3)
+    make_timm(out / "timm_layer_scale", 450, (16, 16), channels=1, num_heads=2, mlp_ratio=2,
+              num_classes=3, init_values=1e-5)
     make_resample(out / "resample.safetensors")
 
 

@@ -222,6 +222,9 @@ ValueId pool(Graph& graph, const std::string& name, ValueId x, TokenWindow windo
 ValueId residual(Graph& graph, const std::string& name, ValueId x, ValueId branch, Dropout dropout,
                  Dropout drop_path, TokenWindow window);
 
+/// x [..., D] · scale [D], channel by channel
+ValueId scale_columns(Graph& graph, const std::string& name, ValueId x, ValueId scale);
+
 ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias,
                    float eps);
 

@@ -214,6 +214,29 @@ struct Add {
 };
 
 // ---------------------------------------------------------------------------------------------
+// scale_columns: LayerScale (Touvron et al. 2021, arXiv:2103.17239), a factor for each channel
+
+/// y[r, c] = x[r, c] · scale[c]
+struct ScaleColumnsForward {
+  View<void> y;           ///< out  [rows, cols]  T; may be x
+  ConstView<void> x;      ///< in   [rows, cols]  T
+  ConstView<void> scale;  ///< in   [cols]        T
+  std::int64_t rows = 0, cols = 0;
+};
+
+/// dx[r, c] = dy[r, c] · scale[c],  dscale[c] = Σ_r dy[r, c] · x[r, c]
+struct ScaleColumnsBackward {
+  View<void> dx;          ///< out  [rows, cols]  T, optional; may be dy or x
+  View<float> dscale;     ///< out  [cols], optional
+  ConstView<void> dy;     ///< in   [rows, cols]  T
+  ConstView<void> x;      ///< in   [rows, cols]  T
+  ConstView<void> scale;  ///< in   [cols]        T
+  View<float> workspace;  ///< [partials, cols], when dscale is asked for
+  std::int64_t rows = 0, cols = 0;
+  bool accumulate = false;  ///< dscale
+};
+
+// ---------------------------------------------------------------------------------------------
 // layer_norm (Ba et al. 2016, arXiv:1607.06450), with the residual in front of it
 
 /// With a branch: x_out = x + drop_path(dropout(branch)), y = LN(x_out). Without: y = LN(x).
@@ -458,6 +481,8 @@ class Kernels {
   virtual void residual_forward(const ResidualForward& args) = 0;
   virtual void residual_backward(const ResidualBackward& args) = 0;
   virtual void add(const Add& args) = 0;
+  virtual void scale_columns_forward(const ScaleColumnsForward& args) = 0;
+  virtual void scale_columns_backward(const ScaleColumnsBackward& args) = 0;
   virtual void layer_norm_forward(const LayerNormForward& args) = 0;
   virtual void layer_norm_backward(const LayerNormBackward& args) = 0;
   virtual void activation_forward(const ActivationForward& args) = 0;

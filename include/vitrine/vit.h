@@ -69,6 +69,7 @@ struct VitConfig {
   NormOrder norm_order = NormOrder::pre;
   QkvLayout qkv_layout = QkvLayout::dense;
   Position position = Position::learned;
+  double init_values = 0.0;  ///< LayerScale (arXiv:2103.17239) of both branches starts so; 0: none
   std::int64_t position_rows = 0;  ///< rows of the learned table; 0: as many as tokens
   Initialization init = Initialization::timm;
   EmbeddingInitialization embedding_init = EmbeddingInitialization::timm;

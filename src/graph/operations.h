@@ -96,6 +96,18 @@ struct AddOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
+/// in: x, scale   out: y
+struct ScaleColumnsOperation final : Operation {
+  std::int64_t rows = 0, cols = 0;
+
+  std::string name() const override { return "scale_columns_forward"; }
+  double flops(const Graph&, const Node&) const override;
+  void gradient(Graph&, const Node&) const override;
+  Sharing may_share() const override { return {{0, 0}}; }
+  OperationPtr windowed(const TokenWindow&) const override;
+  void run(Kernels&, const Operands&) const override;
+};
+
 /// in: x, branch, weight, bias   out: y, x_out (with a branch), mean, rstd
 struct LayerNormOperation final : Operation {
   std::int64_t rows = 0, cols = 0;

@@ -160,6 +160,7 @@ void validate(const VitConfig& c, const std::string& source) {
   expect(c.layer_norm_eps > 0 && c.layer_norm_eps < 1, source, "layer_norm_eps",
          text(c.layer_norm_eps), "a small positive number");
   expect_at_least(c.initializer_range, 0, source, "initializer_range");
+  expect_at_least(c.init_values, 0, source, "init_values");
 }
 
 void validate(const Recipe& r, const std::string& source) {

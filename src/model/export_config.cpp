@@ -122,6 +122,7 @@ ordered_json model_args(const VitConfig& c, const Architecture& a) {
   differing("pos_embed", std::string(c.position == Position::learned ? "learn" : "none"),
             std::string("learn"));
   differing("final_norm", c.final_norm, true);
+  differing("init_values", c.init_values, 0.0);
   differing("act_layer", enum_name(c.hidden_act), std::string("gelu"));
   if (c.pool == Pool::mean) {
     args["global_pool"] = "avg";
@@ -140,6 +141,7 @@ ordered_json huggingface_json(const RunConfig& run) {
   expect.same("class_token", c.class_token, ClassToken::first);
   expect.same("pool", c.pool, Pool::token);
   expect.same("position", c.position, Position::learned);
+  expect.check(c.init_values == 0, "init_values", ordered_json(c.init_values).dump(), "0");
   const std::string act = enum_name(c.hidden_act);
   ordered_json document = {
       {"architectures", ordered_json::array({"ViTForImageClassification"})},

@@ -99,6 +99,7 @@ void model_fields(Visitor& visit, Config& c) {
   visit("qkv_layout", c.qkv_layout);
   visit("position", c.position);
   visit("position_rows", c.position_rows);
+  visit("init_values", c.init_values);
   visit("init", c.init);
   visit("embedding_init", c.embedding_init);
   visit("patch_init_normal", c.patch_init_normal);

@@ -43,6 +43,7 @@ class Filler {
     if (name.starts_with("head.") && config_.head_init == HeadInitialization::zero) {
       return constant(0);
     }
+    if (name.ends_with(".gamma")) return constant(static_cast<float>(config_.init_values));
     const bool is_bias = name.ends_with(".bias");
     if (name == "patch_embed.proj.weight" && config_.patch_init_normal) return normal(1.0);
     switch (config_.init) {

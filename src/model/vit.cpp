@@ -164,6 +164,12 @@ class Builder {
     return linear(graph_, name + ".fc2", active, second, bias(name + ".fc2.bias", d));
   }
 
+  // LayerScale; dropout of the branch, which timm has before it, is a factor too and commutes.
+  ValueId scaled(const std::string& name, ValueId branch) {
+    if (config_.init_values == 0) return branch;
+    return scale_columns(graph_, name, branch, weight(name + ".gamma", Shape{config_.hidden_size}));
+  }
+
   ValueId join(const std::string& name, ValueId x, ValueId branch, std::int64_t layer, Site after,
                Site path) {
     return residual(graph_, name, x, branch, site(config_.hidden_dropout_prob, layer, after),
@@ -174,10 +180,11 @@ class Builder {
     const std::string name = "blocks." + std::to_string(layer);
     const std::string attn = name + ".attn", feed = name + ".mlp";
     auto join_attention = [&](ValueId to, ValueId branch) {
-      return join(attn + ".residual", to, branch, layer, kAfterAttention, kAttentionPath);
+      return join(attn + ".residual", to, scaled(name + ".ls1", branch), layer, kAfterAttention,
+                  kAttentionPath);
     };
     auto join_mlp = [&](ValueId to, ValueId branch) {
-      return join(feed + ".residual", to, branch, layer, kAfterMlp, kMlpPath);
+      return join(feed + ".residual", to, scaled(name + ".ls2", branch), layer, kAfterMlp, kMlpPath);
     };
     switch (config_.norm_order) {
       case NormOrder::pre:

@@ -175,19 +175,32 @@ class Vit {
     for (std::size_t i = 0; i < x.size(); ++i) x[i] += branch[i];
   }
 
+  Numbers layer_scaled(Numbers branch, const std::string& name) const {
+    const float* gamma = weight(name + ".gamma");
+    if (gamma == nullptr) return branch;
+    for (std::size_t i = 0; i < branch.size(); ++i) {
+      branch[i] *= static_cast<double>(gamma[i % static_cast<std::size_t>(c_.hidden_size)]);
+    }
+    return branch;
+  }
+
   void block(Numbers& x, std::int64_t layer) {
     const std::string name = "blocks." + std::to_string(layer);
     const std::string attn = name + ".attn", feed = name + ".mlp";
+    auto add_attention = [&](const Numbers& in) {
+      add(x, layer_scaled(attend(in, attn), name + ".ls1"));
+    };
+    auto add_mlp = [&](const Numbers& in) { add(x, layer_scaled(mlp(in, feed), name + ".ls2")); };
     if (c_.norm_order == NormOrder::post) {
-      add(x, attend(x, attn));
+      add_attention(x);
       x = norm(x, name + ".norm1");
-      add(x, mlp(x, feed));
+      add_mlp(x);
       x = norm(x, name + ".norm2");
       return;
     }
     if (c_.norm_order == NormOrder::d2l) x = norm(x, name + ".norm1");
-    add(x, attend(c_.norm_order == NormOrder::pre ? norm(x, name + ".norm1") : x, attn));
-    add(x, mlp(norm(x, name + ".norm2"), feed));
+    add_attention(c_.norm_order == NormOrder::pre ? norm(x, name + ".norm1") : x);
+    add_mlp(norm(x, name + ".norm2"));
   }
 
   void head(Numbers x) {
