@@ -177,16 +177,17 @@ void CudaKernels::scale_columns_backward(const ScaleColumnsBackward& args) {
   check_arguments(args);
   const std::int64_t runs = args.dscale ? args.workspace.size / args.cols : 0;
   for_float_type(kOperation, args.dy.dtype, [&]<typename T>() {
-    const bool wide =
-        vectorizable<T>(args.cols, args.dx.data, args.dy.data, args.x.data, args.scale.data,
-                        args.dscale.data, args.workspace.data);
+    const bool wide = vectorizable<T>(args.cols, args.dx.data, args.dy.data, args.x.data,
+                                      args.scale.data, args.dscale.data, args.workspace.data);
     for_bool(wide, [&](auto is_wide) {
       constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;
       const Layout layout = layout_of(args.rows, args.cols, kVector, runs);
       const bool direct = runs == 1;
       launch(kOperation, stream_, layout.grid(), kThreads, 0,
              scale_columns_backward_kernel<T, kVector>, args, layout,
-             runs == 0 ? nullptr : direct ? args.dscale.data : args.workspace.data,
+             runs == 0 ? nullptr
+             : direct  ? args.dscale.data
+                       : args.workspace.data,
              direct && args.accumulate);
       if (runs <= 1) return;
       sum_partials(kOperation, stream_, args.dscale.data, args.workspace.data, runs, args.cols,

@@ -74,7 +74,7 @@ TEST(Config, EveryKeySurvives) {
   model_fields(change, config.model);
   const int model_keys = change.count;
   recipe_fields(change, config.recipe);
-  EXPECT_GE(model_keys, 31);
+  EXPECT_GE(model_keys, 34);
   config.recipe.seed = ~std::uint64_t{0};
   config.model.image_height = 31;
   config.model.image_width = 57;
@@ -126,6 +126,9 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "drop_path_rate",
                           "head_init",
                           "init_values",
+                          "reg_tokens",
+                          "no_embed_class",
+                          "qk_norm",
                           "batch_size",
                           "epochs",
                           "lr",
@@ -221,6 +224,11 @@ TEST(Config, Contradictions) {
          "hidden_size: found 6, expected a multiple of 4 for position sincos2d");
   expect({{"class_token", "none"}}, "pool: found token, expected mean when class_token is none");
   expect({{"position_rows", 100}}, "position_rows: found 100, expected at least the 197 tokens");
+  expect({{"position_rows", 196}, {"reg_tokens", 4}},
+         "position_rows: found 196, expected at least the 201 tokens");
+  expect({{"position_rows", 195}, {"reg_tokens", 4}, {"no_embed_class", true}},
+         "position_rows: found 195, expected at least the 196 patches");
+  expect({{"reg_tokens", -1}}, "reg_tokens: found -1, expected 0 to 1048576");
   for (const char* key :
        {"hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate",
         "activation_dropout_prob", "embedding_dropout_prob", "beta1", "beta2", "smoothing"}) {

@@ -254,6 +254,9 @@ TEST(ExportConfig, TimmThereAndBack) {
 TEST(ExportConfig, TimmArgumentsThereAndBack) {
   RunConfig config = small();
   config.model.init_values = 1e-5;
+  config.model.reg_tokens = 4;
+  config.model.no_embed_class = true;
+  config.model.qk_norm = true;
   const json document = json::parse(timm_json(config).dump());
   EXPECT_EQ(document.at("model_args").at("init_values"), 1e-5);
   EXPECT_EQ(read(document).model, config.model);
@@ -281,6 +284,9 @@ TEST(ExportConfig, WhatTheLibrariesLack) {
                                    {{{"pool", "mean"}}, false, true},
                                    {{{"final_norm", false}}, false, true},
                                    {{{"init_values", 1e-5}}, false, true},
+                                   {{{"reg_tokens", 4}}, false, true},
+                                   {{{"no_embed_class", true}}, false, true},
+                                   {{{"qk_norm", true}}, false, true},
                                    {{{"layer_norm_eps", 1e-5}}, true, false},
                                    {{{"drop_path_rate", 0.1}}, true, true},
                                    {{{"activation_dropout_prob", 0.1}}, true, true}};

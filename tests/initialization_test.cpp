@@ -212,6 +212,21 @@ TEST(InitialWeights, LayerScale) {
   }
 }
 
+TEST(InitialWeights, RegistersStartAsTheClassTokenDoes) {
+  VitConfig config = config_of(Initialization::timm, EmbeddingInitialization::timm);
+  config.reg_tokens = 4;
+  config.qk_norm = true;
+  const Weights w(config);
+  EXPECT_EQ(w.tensor("reg_token").values.size(), 4u * 48u);
+  w.expect_normal("reg_token", 1e-6);
+  for (const char* norm : {"blocks.0.attn.q_norm", "blocks.0.attn.k_norm"}) {
+    w.expect_constant(std::string(norm) + ".weight", 1.0f);
+    w.expect_constant(std::string(norm) + ".bias", 0.0f);
+  }
+  config.embedding_init = EmbeddingInitialization::normal;
+  Weights(config).expect_normal("reg_token", 1.0);
+}
+
 TEST(InitialWeights, AreAFunctionOfSeedAndName) {
   VitConfig config = config_of(Initialization::timm, EmbeddingInitialization::timm);
   const Weights one(config, 1), again(config, 1), two(config, 2);
@@ -259,6 +274,23 @@ TEST(SincosPositions, TwoDimensional) {
     const float* token_row = table.data() + (place == ClassToken::first ? 0 : 24 * 48);
     EXPECT_TRUE(std::all_of(token_row, token_row + 48, [](float v) { return v == 0; }));
   }
+}
+
+// With registers the patches' rows lie behind them, without positions of other tokens first.
+TEST(SincosPositions, OfPatchesBehindRegisters) {
+  VitConfig c = config_of(Initialization::timm, EmbeddingInitialization::timm);
+  c.position = Position::sincos2d;
+  c.class_token = ClassToken::none;
+  const std::vector<float> patches = sincos_positions(c);
+  c.class_token = ClassToken::first;
+  c.reg_tokens = 3;
+  std::vector<float> expected(4 * 48, 0.0f);
+  expected.insert(expected.end(), patches.begin(), patches.end());
+  EXPECT_EQ(sincos_positions(c), expected);
+  c.no_embed_class = true;
+  EXPECT_EQ(sincos_positions(c), patches);
+  c.position = Position::sincos1d;
+  EXPECT_EQ(sincos_positions(c).size(), static_cast<std::size_t>(24 * 48));
 }
 
 TEST(Presets, BuildAndPlan) {

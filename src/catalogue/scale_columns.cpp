@@ -24,10 +24,10 @@ void check_arguments(const ScaleColumnsBackward& args) {
   check_size(kOperation, "dy", args.dy, n);
   check_size(kOperation, "x", args.x, n);
   check_size(kOperation, "scale", args.scale, args.cols);
-  VITRINE_CHECK(
-      !args.dscale || (args.workspace.size > 0 && args.workspace.size % args.cols == 0), kOperation,
-      "workspace has " + std::to_string(args.workspace.size) +
-          " elements, expected a multiple of cols = " + std::to_string(args.cols));
+  VITRINE_CHECK(!args.dscale || (args.workspace.size > 0 && args.workspace.size % args.cols == 0),
+                kOperation,
+                "workspace has " + std::to_string(args.workspace.size) +
+                    " elements, expected a multiple of cols = " + std::to_string(args.cols));
   check_dtypes(kOperation,
                {{"dx", args.dx}, {"dy", args.dy}, {"x", args.x}, {"scale", args.scale}});
 }

@@ -50,10 +50,11 @@ struct PatchEmbedOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
-/// in: patches, class_token, position   out: x
+/// in: patches, class_token, position, registers   out: x
 struct TokensOperation final : Operation {
   ClassToken place = ClassToken::first;
-  std::int64_t batch = 0, num_patches = 0, hidden = 0;
+  bool patch_positions = false;
+  std::int64_t batch = 0, num_patches = 0, num_registers = 0, hidden = 0;
   Dropout dropout;
 
   std::string name() const override { return "tokens_forward"; }
@@ -140,9 +141,10 @@ struct ActivationOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
-/// in: qkv, or q and kv   out: out, log_sum_exp, probabilities
+/// in: qkv, or q and kv, or q, k and v   out: out, log_sum_exp, probabilities
 struct AttentionOperation final : Operation {
   std::int64_t batch = 0, heads = 0, head_size = 0;
+  bool apart = false;  ///< q, k and v are tensors of their own
   TokenWindow window;
   Dropout dropout;
 

@@ -150,8 +150,11 @@ void validate(const VitConfig& c, const std::string& source) {
          std::to_string(c.hidden_size), "a multiple of 4 for position sincos2d");
   expect(c.pool == Pool::mean || c.class_token != ClassToken::none, source, "pool", "token",
          "mean when class_token is none");
-  expect(c.position_rows == 0 || c.position_rows >= c.tokens(), source, "position_rows",
-         std::to_string(c.position_rows), "at least the " + std::to_string(c.tokens()) + " tokens");
+  expect_between(c.reg_tokens, 0, kLargestSize, source, "reg_tokens");
+  expect(c.position_rows == 0 || c.position_rows >= c.position_tokens(), source, "position_rows",
+         std::to_string(c.position_rows),
+         "at least the " + std::to_string(c.position_tokens()) +
+             (c.no_embed_class ? " patches" : " tokens"));
   expect_probability(c.hidden_dropout_prob, source, "hidden_dropout_prob");
   expect_probability(c.attention_probs_dropout_prob, source, "attention_probs_dropout_prob");
   expect_probability(c.activation_dropout_prob, source, "activation_dropout_prob");

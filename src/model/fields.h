@@ -98,6 +98,9 @@ void model_fields(Visitor& visit, Config& c) {
   visit("norm_order", c.norm_order);
   visit("qkv_layout", c.qkv_layout);
   visit("position", c.position);
+  visit("reg_tokens", c.reg_tokens);
+  visit("no_embed_class", c.no_embed_class);
+  visit("qk_norm", c.qk_norm);
   visit("position_rows", c.position_rows);
   visit("init_values", c.init_values);
   visit("init", c.init);

@@ -124,7 +124,10 @@ TEST_F(ScaleColumns, ForwardOfUnalignedViews) {
 TEST_F(ScaleColumns, RefusesContradictions) {
   const DeviceTensor x(DType::f32, 12), scale(DType::f32, 4), other(DType::bf16, 4);
   expect_refused(
-      [&] { kernels().scale_columns_forward({x.view(), x.view(), other.view(), 3, 4}); }, "scale");
+      [&] {
+        kernels().scale_columns_forward({x.view(), x.view(), other.view(), 3, 4});
+      },
+      "scale");
   expect_refused(
       [&] {
         kernels().scale_columns_backward(

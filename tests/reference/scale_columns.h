@@ -12,10 +12,9 @@ struct Case {
   bool accumulate;
 };
 
-inline const std::vector<Case> kCases = {{1, 1, 1, false},   {5, 3, 1, true},
-                                         {35, 8, 4, false},  {196, 50, 3, true},
-                                         {64, 48, 5, false}, {33, 264, 2, false},
-                                         {7, 771, 7, true}};
+inline const std::vector<Case> kCases = {
+    {1, 1, 1, false},   {5, 3, 1, true},     {35, 8, 4, false}, {196, 50, 3, true},
+    {64, 48, 5, false}, {33, 264, 2, false}, {7, 771, 7, true}};
 
 struct Problem {
   Case c;
