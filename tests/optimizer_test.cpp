@@ -135,8 +135,9 @@ TEST_F(OptimizerTest, LayerScaleRegistersAndNormsOfHeadsDoNotDecay) {
   model.init_values = 0.1;
   model.reg_tokens = 2;
   model.qk_norm = true;
+  const Plan plan = plan_of(model);
   std::set<std::string> kept;
-  for (const Parameter& parameter : plan_of(model).graph().parameters()) {
+  for (const Parameter& parameter : plan.graph().parameters()) {
     if (!decays_by_default(parameter)) kept.insert(parameter.name);
   }
   for (const char* name :
