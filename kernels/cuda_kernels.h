@@ -92,6 +92,8 @@ class CudaKernels final : public Kernels {
   void residual_forward(const ResidualForward& args) override;
   void residual_backward(const ResidualBackward& args) override;
   void add(const Add& args) override;
+  void scale_columns_forward(const ScaleColumnsForward& args) override;
+  void scale_columns_backward(const ScaleColumnsBackward& args) override;
   void layer_norm_forward(const LayerNormForward& args) override;
   void layer_norm_backward(const LayerNormBackward& args) override;
   void activation_forward(const ActivationForward& args) override;

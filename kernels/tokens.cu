@@ -1,16 +1,18 @@
-// The token sequence: class token, positions and dropout; and pooling, the way back.
+// The token sequence: class token, registers, positions and dropout; and pooling, the way back.
 //
-//   x = dropout(concat(class_token, patches) + position)       Dosovitskiy et al. 2020,
-//   y = mean of x over a window of tokens                      arXiv:2010.11929
+//   x = dropout(concat(class_token, registers, patches) + position)    Dosovitskiy et al. 2020,
+//   y = mean of x over a window of tokens                              arXiv:2010.11929;
+//                                                  registers: Darcet et al. 2024, arXiv:2309.16588
 //
-// Forward and the backward of pooling: one thread moves 16 bytes of one image; a position or the
-// class token is read again for every image and comes from L2. Sums (dclass and dposition over the
-// images, y over the tokens): a block owns 32 pieces of 16 bytes, its eight warps take every eighth
-// image or token, and the eight parts are added in their order in shared memory. So dx is read
-// once, no sum depends on the order of blocks, and nothing is added in memory.
+// Forward and the backward of pooling: one thread moves 16 bytes of one image; a position, the
+// class token or a register is read again for every image and comes from L2. Sums (dclass,
+// dregisters and dposition over the images, y over the tokens): a block owns 32 pieces of 16 bytes,
+// its eight warps take every eighth image or token, and the eight parts are added in their order in
+// shared memory. So dx is read once, no sum depends on the order of blocks, and nothing is added in
+// memory.
 //
-// dpatches, y and a pooled dx are written (=); dclass and dposition too, each by one thread, or
-// added to (+=) where `accumulate` says so, as is a pooled dx.
+// dpatches, y and a pooled dx are written (=); dclass, dregisters and dposition too, each by one
+// thread, or added to (+=) where `accumulate` says so, as is a pooled dx.
 //
 // Page of account (H200: 132 multiprocessors, 4.3 TB/s copy rate; expectations: not measured, not
 // run on a GPU). ViT-B, batch 256, bf16: [50432, 768], 77 MB a tensor; memory-bound.
@@ -32,23 +34,44 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 
-/// Elements of one image [T, D]: the class token's, and where the first patch starts.
+/// Neighbouring elements of one image [T, D].
+struct Range {
+  unsigned first = 0, size = 0;
+
+  __device__ bool contains(unsigned element) const { return element - first < size; }
+};
+
+/// Which elements of one image are whose; `positions` have one that is added.
 struct TokenLayout {
   unsigned elements;
-  unsigned class_first, class_size;
-  unsigned patch_first;
+  Range class_token, registers, patches, positions;
 
   template <typename Args>
-  explicit TokenLayout(const Args& args)
-      : elements(static_cast<unsigned>(args.num_patches * args.hidden)),
-        class_first(args.place == ClassToken::last ? elements : 0),
-        class_size(args.place == ClassToken::none ? 0 : static_cast<unsigned>(args.hidden)),
-        patch_first(args.place == ClassToken::first ? class_size : 0) {
-    elements += class_size;
+  explicit TokenLayout(const Args& args) {
+    const auto hidden = static_cast<unsigned>(args.hidden);
+    class_token.size = args.place == ClassToken::none ? 0 : hidden;
+    registers.size = static_cast<unsigned>(args.num_registers) * hidden;
+    patches.size = static_cast<unsigned>(args.num_patches) * hidden;
+    registers.first = args.place == ClassToken::first ? hidden : 0;
+    patches.first = registers.first + registers.size;
+    class_token.first = args.place == ClassToken::last ? patches.first + patches.size : 0;
+    elements = class_token.size + registers.size + patches.size;
+    positions = args.patch_positions ? patches : Range{0, elements};
   }
-
-  __device__ bool is_class(unsigned element) const { return element - class_first < class_size; }
 };
+
+/// Where element e of an image comes from.
+template <typename T>
+__device__ __forceinline__ const T* source_of(const TokensForward& args, const TokenLayout& layout,
+                                              std::int64_t image, unsigned e) {
+  if (layout.class_token.contains(e)) {
+    return elements<T>(args.class_token) + (e - layout.class_token.first);
+  }
+  if (layout.registers.contains(e)) {
+    return elements<T>(args.registers) + (e - layout.registers.first);
+  }
+  return elements<T>(args.patches) + image * layout.patches.size + (e - layout.patches.first);
+}
 
 /// Which element of which image a thread moves; a block moves one image's.
 struct ImageElement {
@@ -93,14 +116,11 @@ __global__ void __launch_bounds__(kThreads)
     tokens_forward_kernel(TokensForward args, TokenLayout layout, unsigned blocks_per_image) {
   const auto [image, e] = image_element<kVector>(blocks_per_image);
   if (e >= layout.elements) return;
-  const std::int64_t patch_elements = layout.elements - layout.class_size;
   float x[kVector];
-  load(x, layout.is_class(e)
-              ? elements<T>(args.class_token) + (e - layout.class_first)
-              : elements<T>(args.patches) + image * patch_elements + (e - layout.patch_first));
-  if (args.position.data != nullptr) {
+  load(x, source_of<T>(args, layout, image, e));
+  if (args.position.data != nullptr && layout.positions.contains(e)) {
     float position[kVector];
-    load(position, elements<T>(args.position) + e);
+    load(position, elements<T>(args.position) + (e - layout.positions.first));
 #pragma unroll
     for (int i = 0; i < kVector; ++i) x[i] += position[i];
   }
@@ -133,9 +153,8 @@ __device__ __forceinline__ void sum_over_images(const TokensBackward& args,
                                                 const TokenLayout& layout, unsigned e,
                                                 float (&sum)[kVector]) {
   const T* __restrict__ dx = elements<T>(args.dx) + e;
-  const bool is_patch = args.dpatches.data != nullptr && !layout.is_class(e);
-  T* __restrict__ dpatches = elements<T>(args.dpatches) + (is_patch ? e - layout.patch_first : 0);
-  const std::int64_t patch_elements = layout.elements - layout.class_size;
+  const bool is_patch = args.dpatches.data != nullptr && layout.patches.contains(e);
+  T* __restrict__ dpatches = elements<T>(args.dpatches) + (is_patch ? e - layout.patches.first : 0);
   const DropoutDraw draw(args.dropout, args.state);
   [[maybe_unused]] constexpr int kUnroll = kRandom ? 1 : 4;
 #pragma unroll kUnroll
@@ -145,12 +164,16 @@ __device__ __forceinline__ void sum_over_images(const TokensBackward& args,
     drop<kRandom>(draw, first_element<kRandom>(args.state, image, layout) + e, gradient);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) sum[i] += gradient[i];
-    if (is_patch) store(dpatches + image * patch_elements, gradient);
+    if (is_patch) store(dpatches + image * layout.patches.size, gradient);
   }
 }
 
-__device__ __forceinline__ void write_sum(float& out, float sum, bool accumulate) {
-  out = accumulate ? out + sum : sum;
+/// The sum of element e to its place in `out`, the gradients of a range of elements, if it has one.
+__device__ __forceinline__ void write_sum(float* out, const Range& range, unsigned e, float sum,
+                                          bool accumulate) {
+  if (out == nullptr || !range.contains(e)) return;
+  out += e - range.first;
+  *out = accumulate ? *out + sum : sum;
 }
 
 template <typename T, int kVector, bool kRandom>
@@ -165,10 +188,9 @@ __global__ void __launch_bounds__(kThreads)
   const float total = sum_of_warps(sum);
   const unsigned e = first + threadIdx.x;
   if (threadIdx.x >= kElements || e >= layout.elements) return;
-  if (args.dposition.data != nullptr) write_sum(args.dposition.data[e], total, args.accumulate);
-  if (args.dclass.data != nullptr && layout.is_class(e)) {
-    write_sum(args.dclass.data[e - layout.class_first], total, args.accumulate);
-  }
+  write_sum(args.dposition.data, layout.positions, e, total, args.accumulate);
+  write_sum(args.dclass.data, layout.class_token, e, total, args.accumulate);
+  write_sum(args.dregisters.data, layout.registers, e, total, args.accumulate);
 }
 
 template <typename T, int kVector>
@@ -235,7 +257,8 @@ unsigned blocks_of(const char* operation, std::int64_t elements, std::int64_t el
 
 template <typename Args>
 std::int64_t image_elements(const Args& args) {
-  return (args.num_patches + (args.place == ClassToken::none ? 0 : 1)) * args.hidden;
+  const std::int64_t class_tokens = args.place == ClassToken::none ? 0 : 1;
+  return (args.num_patches + args.num_registers + class_tokens) * args.hidden;
 }
 
 dim3 grid_of(std::int64_t images, unsigned blocks_per_image) {
@@ -248,8 +271,9 @@ void CudaKernels::tokens_forward(const TokensForward& args) {
   constexpr const char* kOperation = "tokens_forward";
   check_arguments(args);
   for_float_type(kOperation, args.x.dtype, [&]<typename T>() {
-    const bool wide = vectorizable<T>(args.hidden, args.x.data, args.patches.data,
-                                      args.class_token.data, args.position.data);
+    const bool wide =
+        vectorizable<T>(args.hidden, args.x.data, args.patches.data, args.class_token.data,
+                        args.registers.data, args.position.data);
     for_bool(wide, [&](auto is_wide) {
       for_bool(args.dropout.probability > 0.0f, [&](auto random) {
         constexpr int kVector = is_wide.value ? kVectorWidth<T> : 1;

@@ -86,6 +86,24 @@ TEST(Arguments, Add) {
   expect_one_type(args, Field{"out", &Add::out}, Field{"a", &Add::a}, Field{"b", &Add::b});
 }
 
+TEST(Arguments, ScaleColumns) {
+  using Forward = ScaleColumnsForward;
+  const Forward forward{working(24), working(24), working(3), 8, 3};
+  expect_one_type(forward, Field{"y", &Forward::y}, Field{"x", &Forward::x},
+                  Field{"scale", &Forward::scale});
+  using Backward = ScaleColumnsBackward;
+  const Backward backward{.dx = working(24),
+                          .dscale = floats(3),
+                          .dy = working(24),
+                          .x = working(24),
+                          .scale = working(3),
+                          .workspace = floats(6),
+                          .rows = 8,
+                          .cols = 3};
+  expect_one_type(backward, Field{"dx", &Backward::dx}, Field{"dy", &Backward::dy},
+                  Field{"x", &Backward::x}, Field{"scale", &Backward::scale});
+}
+
 TEST(Arguments, LayerNormForward) {
   using Args = LayerNormForward;
   const Args args{.y = working(24),

@@ -160,6 +160,17 @@ TEST(AttentionMaps, WhatThePooledTokenReads) {
   expect(read(ClassToken::last, Pool::mean), {1, 0.3f / 0.7f});
   const std::vector<float> square = {0.75f, 0.25f, 0.5f, 0.5f};
   expect(patch_attention(two_patches(ClassToken::none, Pool::mean), square.data()), {1, 0.6f});
+  VitConfig registers = two_patches(ClassToken::first, Pool::token);
+  registers.reg_tokens = 1;
+  const std::vector<float> four = {0.1f, 0.3f, 0.2f, 0.4f, 0,    0,    0,    0,  //
+                                   0.2f, 0.2f, 0.5f, 0.1f, 0.3f, 0.2f, 0.1f, 0.4f};
+  expect(patch_attention(registers, four.data()), {0.5f, 1});
+  registers.pool = Pool::mean;
+  expect(patch_attention(registers, four.data()), {1, 0.5f / 0.6f});
+  registers.class_token = ClassToken::last;  // the register first, then patches, then the token
+  expect(patch_attention(registers, four.data()), {0.4f, 1});
+  registers.pool = Pool::token;
+  expect(patch_attention(registers, four.data()), {1, 0.5f});
   const std::vector<float> nothing(9, 0.0f);
   expect(patch_attention(two_patches(ClassToken::first, Pool::token), nothing.data()), {0, 0});
 }

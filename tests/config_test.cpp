@@ -74,7 +74,7 @@ TEST(Config, EveryKeySurvives) {
   model_fields(change, config.model);
   const int model_keys = change.count;
   recipe_fields(change, config.recipe);
-  EXPECT_GE(model_keys, 29);
+  EXPECT_GE(model_keys, 34);
   config.recipe.seed = ~std::uint64_t{0};
   config.model.image_height = 31;
   config.model.image_width = 57;
@@ -124,6 +124,11 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "head_softmax",
                           "activation_dropout_prob",
                           "drop_path_rate",
+                          "head_init",
+                          "init_values",
+                          "reg_tokens",
+                          "no_embed_class",
+                          "qk_norm",
                           "batch_size",
                           "epochs",
                           "lr",
@@ -206,6 +211,7 @@ TEST(Config, WrongTypes) {
   expect({{"position", number}}, "position: found 3, expected a name");
   expect({{"position", text}},
          "position: found \"text\", expected one of learned, sincos1d, sincos2d, none");
+  expect({{"head_init", "one"}}, "head_init: found \"one\", expected one of default, zero");
   expect({{"hidden_act", "swish"}},
          "hidden_act: found \"swish\", expected one of gelu, gelu_tanh, relu");
   expect({{"image_size", text}},
@@ -230,6 +236,11 @@ TEST(Config, Contradictions) {
          "hidden_size: found 6, expected a multiple of 4 for position sincos2d");
   expect({{"class_token", "none"}}, "pool: found token, expected mean when class_token is none");
   expect({{"position_rows", 100}}, "position_rows: found 100, expected at least the 197 tokens");
+  expect({{"position_rows", 196}, {"reg_tokens", 4}},
+         "position_rows: found 196, expected at least the 201 tokens");
+  expect({{"position_rows", 195}, {"reg_tokens", 4}, {"no_embed_class", true}},
+         "position_rows: found 195, expected at least the 196 patches");
+  expect({{"reg_tokens", -1}}, "reg_tokens: found -1, expected 0 to 1048576");
   for (const char* key :
        {"hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate",
         "activation_dropout_prob", "embedding_dropout_prob", "beta1", "beta2", "smoothing"}) {
@@ -249,7 +260,7 @@ TEST(Config, Contradictions) {
   expect({{"log_interval", 0}}, "log_interval: found 0, expected at least 1");
   for (const char* key :
        {"epochs", "max_steps", "lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay",
-        "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range"}) {
+        "clip_grad", "opt_eps", "checkpoint_interval", "initializer_range", "init_values"}) {
     expect({{key, -1}}, std::string(key) + ": found -1, expected at least 0");
   }
   for (const double threshold : {-0.5, 1.0}) {

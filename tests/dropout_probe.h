@@ -111,16 +111,19 @@ class Probe {
   }
 
   void tokens(const std::string& name, const TokensOperation& op) {
-    const std::int64_t count = op.num_patches + (op.place == ClassToken::none ? 0 : 1);
+    const std::int64_t count =
+        op.num_patches + op.num_registers + (op.place == ClassToken::none ? 0 : 1);
     auto x = ones(op.batch * count * op.hidden),
          patches = ones(op.batch * op.num_patches * op.hidden);
-    auto token = ones(op.hidden);
+    auto token = ones(op.hidden), registers = ones(op.num_registers * op.hidden);
     const TokensForward args{.x = view(x),
                              .patches = view(patches),
                              .class_token = view(token),
+                             .registers = view(registers),
                              .place = op.place,
                              .batch = op.batch,
                              .num_patches = op.num_patches,
+                             .num_registers = op.num_registers,
                              .hidden = op.hidden,
                              .dropout = op.dropout};
     rows(name, op.dropout, {count, 0, count}, op.hidden, &CpuKernels::tokens_forward, args, x);

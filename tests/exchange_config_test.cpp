@@ -164,9 +164,9 @@ TEST(TimmConfig, WhatIsNotOurs) {
     document["model_args"][key] = value;
     return read_error(document);
   };
-  EXPECT_NE(with("init_values", 1e-5).find("config.json: model_args: unknown key \"init_values\""),
+  EXPECT_NE(with("pre_norm", true).find("config.json: model_args: unknown key \"pre_norm\""),
             std::string::npos);
-  EXPECT_EQ(with("init_values", nullptr), "nothing was thrown");
+  EXPECT_EQ(with("pre_norm", nullptr), "nothing was thrown");
   EXPECT_EQ(with("global_pool", "map"),
             "config.json: global_pool: found \"map\", expected token or avg");
   EXPECT_EQ(with("fc_norm", true),
@@ -251,6 +251,20 @@ TEST(ExportConfig, TimmThereAndBack) {
   }
 }
 
+TEST(ExportConfig, TimmArgumentsThereAndBack) {
+  RunConfig config = small();
+  config.model.init_values = 1e-5;
+  config.model.reg_tokens = 4;
+  config.model.no_embed_class = true;
+  config.model.qk_norm = true;
+  const json document = json::parse(timm_json(config).dump());
+  EXPECT_EQ(document.at("model_args").at("init_values"), 1e-5);
+  EXPECT_EQ(read(document).model, config.model);
+  json plain = kTimm;
+  plain["model_args"]["init_values"] = nullptr;
+  EXPECT_EQ(read(plain).model.init_values, 0.0);
+}
+
 TEST(ExportConfig, WhatTheLibrariesLack) {
   struct Case {
     json keys;
@@ -269,6 +283,10 @@ TEST(ExportConfig, WhatTheLibrariesLack) {
                                    {{{"class_token", "none"}, {"pool", "mean"}}, false, true},
                                    {{{"pool", "mean"}}, false, true},
                                    {{{"final_norm", false}}, false, true},
+                                   {{{"init_values", 1e-5}}, false, true},
+                                   {{{"reg_tokens", 4}}, false, true},
+                                   {{{"no_embed_class", true}}, false, true},
+                                   {{{"qk_norm", true}}, false, true},
                                    {{{"layer_norm_eps", 1e-5}}, true, false},
                                    {{{"drop_path_rate", 0.1}}, true, true},
                                    {{{"activation_dropout_prob", 0.1}}, true, true}};

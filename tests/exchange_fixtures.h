@@ -55,6 +55,9 @@ inline const std::vector<ExchangeFixture>& exchange_fixtures() {
       {"timm_avg", Naming::timm, half, half, {}},
       {"timm_avg_no_class_token", Naming::timm, half, half, {}, {}, true, true},
       {"timm_avg_norm_first", Naming::timm, half, half, {}},
+      {"timm_layer_scale", Naming::timm, half, half, {}},
+      {"timm_registers", Naming::timm, half, half, {}, {}, true, true},
+      {"timm_registers_positions", Naming::timm, half, half, {}, {}, true, true},
       {"timm_token", Naming::timm, halves, halves, {}, {}, true, true},
       {"torchvision", Naming::torchvision, {}, {}, {}},
   };

@@ -61,6 +61,9 @@ TEST(GraphErrors, OfMatricesAndNorms) {
   expect_bad("branch [2, 5, 7] does not fit [2, 5, 6]", [](Graph& g) {
     residual(g, "node", rows_input(g, {2, 5, 6}), rows_input(g, {2, 5, 7}), {}, {}, kAll);
   });
+  expect_bad("scale [5] does not fit [2, 5, 6]", [](Graph& g) {
+    scale_columns(g, "node", rows_input(g, {2, 5, 6}), weight(g, {5}));
+  });
   expect_bad("[2, 6] and [2, 7]", [](Graph& g) {
     add(g, "node", rows_input(g, {2, 6}), rows_input(g, {2, 7}));
   });
@@ -82,6 +85,21 @@ TEST(GraphErrors, OfTokensAndAttention) {
   expect_bad("the 5 tokens", [](Graph& g) {
     tokens(g, "node", rows_input(g, {2, 4, 6}), weight(g, {6}), weight(g, {4, 6}), ClassToken::last,
            {});
+  });
+  expect_bad("registers [2, 7] do not fit patches [2, 4, 6]", [](Graph& g) {
+    tokens(g, "node", rows_input(g, {2, 4, 6}), kNone, kNone, ClassToken::none, {},
+           g.parameter("registers", {2, 7}));
+  });
+  expect_bad("the 4 patches", [](Graph& g) {
+    tokens(g, "node", rows_input(g, {2, 4, 6}), kNone, weight(g, {3, 6}), ClassToken::none, {},
+           g.parameter("registers", {2, 6}), true);
+  });
+  expect_bad("weight [4] does not divide [2, 5, 6]", [](Graph& g) {
+    layer_norm_of_heads(g, "node", rows_input(g, {2, 5, 6}), weight(g, {4}), weight(g, {4}), 1e-6f);
+  });
+  expect_bad("values do not fit the keys [2, 5, 6]", [](Graph& g) {
+    attention(g, "node", rows_input(g, {2, 5, 6}), rows_input(g, {2, 5, 6}), 2, kAll, {}, false,
+              rows_input(g, {2, 5, 4}));
   });
   for (const TokenWindow& window : {TokenWindow{1, 5, 5}, {0, 0, 5}, {1, -1, 5}, {1, 0, 4}}) {
     expect_bad("window", [&](Graph& g) { pool(g, "node", rows_input(g, {2, 5, 6}), window); });

@@ -182,6 +182,51 @@ TEST(InitialWeights, Timm) {
   w.expect_normal("pos_embed", 0.02);
 }
 
+// Whatever the rest starts from, and nothing else changes.
+TEST(InitialWeights, ZeroHead) {
+  for (const Initialization init :
+       {Initialization::torch, Initialization::torch_encoder, Initialization::normal,
+        Initialization::trunc_normal, Initialization::timm}) {
+    VitConfig config = config_of(init, EmbeddingInitialization::timm);
+    const Weights standard(config);
+    EXPECT_GT(standard.tensor("head.weight").deviation, 0.0);
+    config.head_init = HeadInitialization::zero;
+    const Weights zero(config);
+    zero.expect_constant("head.weight", 0.0f);
+    zero.expect_constant("head.bias", 0.0f);
+    for (const char* name : {"blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.bias", "norm.weight",
+                             "patch_embed.proj.weight", "pos_embed", "cls_token"}) {
+      EXPECT_EQ(zero.tensor(name).values, standard.tensor(name).values) << name;
+    }
+  }
+}
+
+TEST(InitialWeights, LayerScale) {
+  for (const Initialization init : {Initialization::torch, Initialization::timm}) {
+    VitConfig config = config_of(init, EmbeddingInitialization::timm);
+    config.init_values = 1e-5;
+    const Weights w(config);
+    w.expect_constant("blocks.0.ls1.gamma", 1e-5f);
+    w.expect_constant("blocks.0.ls2.gamma", 1e-5f);
+    expect_unit_norms(w);
+  }
+}
+
+TEST(InitialWeights, RegistersStartAsTheClassTokenDoes) {
+  VitConfig config = config_of(Initialization::timm, EmbeddingInitialization::timm);
+  config.reg_tokens = 4;
+  config.qk_norm = true;
+  const Weights w(config);
+  EXPECT_EQ(w.tensor("reg_token").values.size(), 4u * 48u);
+  w.expect_normal("reg_token", 1e-6);
+  for (const char* norm : {"blocks.0.attn.q_norm", "blocks.0.attn.k_norm"}) {
+    w.expect_constant(std::string(norm) + ".weight", 1.0f);
+    w.expect_constant(std::string(norm) + ".bias", 0.0f);
+  }
+  config.embedding_init = EmbeddingInitialization::normal;
+  Weights(config).expect_normal("reg_token", 1.0);
+}
+
 TEST(InitialWeights, AreAFunctionOfSeedAndName) {
   VitConfig config = config_of(Initialization::timm, EmbeddingInitialization::timm);
   const Weights one(config, 1), again(config, 1), two(config, 2);
@@ -229,6 +274,23 @@ TEST(SincosPositions, TwoDimensional) {
     const float* token_row = table.data() + (place == ClassToken::first ? 0 : 24 * 48);
     EXPECT_TRUE(std::all_of(token_row, token_row + 48, [](float v) { return v == 0; }));
   }
+}
+
+// With registers the patches' rows lie behind them, without positions of other tokens first.
+TEST(SincosPositions, OfPatchesBehindRegisters) {
+  VitConfig c = config_of(Initialization::timm, EmbeddingInitialization::timm);
+  c.position = Position::sincos2d;
+  c.class_token = ClassToken::none;
+  const std::vector<float> patches = sincos_positions(c);
+  c.class_token = ClassToken::first;
+  c.reg_tokens = 3;
+  std::vector<float> expected(4 * 48, 0.0f);
+  expected.insert(expected.end(), patches.begin(), patches.end());
+  EXPECT_EQ(sincos_positions(c), expected);
+  c.no_embed_class = true;
+  EXPECT_EQ(sincos_positions(c), patches);
+  c.position = Position::sincos1d;
+  EXPECT_EQ(sincos_positions(c).size(), static_cast<std::size_t>(24 * 48));
 }
 
 TEST(Presets, BuildAndPlan) {

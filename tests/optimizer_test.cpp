@@ -132,6 +132,25 @@ TEST_F(OptimizerTest, PerHeadBiasesDoNotDecayAlthoughTheyAreMatrices) {
   }
 }
 
+TEST_F(OptimizerTest, LayerScaleRegistersAndNormsOfHeadsDoNotDecay) {
+  VitConfig model = small_model();
+  model.init_values = 0.1;
+  model.reg_tokens = 2;
+  model.qk_norm = true;
+  const Plan plan = plan_of(model);
+  std::set<std::string> kept;
+  for (const Parameter& parameter : plan.graph().parameters()) {
+    if (!decays_by_default(parameter)) kept.insert(parameter.name);
+  }
+  for (const char* name :
+       {"blocks.0.ls1.gamma", "blocks.0.ls2.gamma", "blocks.1.ls1.gamma", "blocks.1.ls2.gamma",
+        "reg_token", "blocks.0.attn.q_norm.weight", "blocks.1.attn.k_norm.bias"}) {
+    EXPECT_TRUE(kept.contains(name)) << name;
+  }
+  EXPECT_EQ(layer_depth("reg_token", 2), 0);
+  EXPECT_EQ(layer_depth("blocks.1.ls2.gamma", 2), 2);
+}
+
 // With gradients of zero AdamW only decays, so what shrinks is what decays.
 TEST_F(OptimizerTest, RegionsDecayWhatTheyShould) {
   const Plan plan = plan_of(small_model());

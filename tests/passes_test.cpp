@@ -51,6 +51,15 @@ std::vector<Case> cases() {
     c.norm_order = NormOrder::d2l;
     c.output_projection = false;
   });
+  add("layer scale", [](VitConfig& c) { c.init_values = 0.1; });
+  add("layer scale, d2l", [](VitConfig& c) {
+    c.init_values = 0.1;
+    c.norm_order = NormOrder::d2l;
+  });
+  add("registers, token last", [](VitConfig& c) {
+    c.reg_tokens = 3;
+    c.class_token = ClassToken::last;
+  });
   add("one token", [](VitConfig& c) {
     c.image_height = c.image_width = 4;
     c.class_token = ClassToken::none;
@@ -227,6 +236,15 @@ TEST(PruneUnreadTokens, LeavesAValueThatIsKept) {
   graph.keep(pool(graph, "pool", y, {1, 2, 3}));
   const Graph pruned = prune_unread_tokens(graph);
   EXPECT_EQ(pruned.shape(pruned.find("y")), (Shape{2, 3, 4}));
+}
+
+// q, k and v of normalised heads are apart, and attention reads them whole; what follows is narrow.
+TEST(PruneUnreadTokens, LeavesAttentionOfNormalisedHeadsWhole) {
+  VitConfig config = small_vit();
+  config.qk_norm = true;
+  const Graph pruned = forward(config, true, true);
+  EXPECT_EQ(pruned.shape(pruned.find("blocks.1.attn")), (Shape{1, 7, 12}));
+  EXPECT_EQ(pruned.shape(pruned.find("blocks.1.mlp.fc1")), (Shape{1, 20}));
 }
 
 TEST(PruneUnreadTokens, SavesItsShareOfVitBase) {

@@ -74,17 +74,20 @@ TEST(Arguments, PatchConvolutionBackward) {
 
 TEST(Arguments, TokensForward) {
   using Args = TokensForward;
-  const Args args{.x = working(2 * 5 * 3),
+  const Args args{.x = working(2 * 7 * 3),
                   .patches = working(2 * 4 * 3),
                   .class_token = working(3),
-                  .position = working(6 * 3),
+                  .registers = working(2 * 3),
+                  .position = working(8 * 3),
                   .batch = 2,
                   .num_patches = 4,
+                  .num_registers = 2,
                   .hidden = 3,
                   .dropout = {0.5f, 1},
                   .state = nowhere<StepState>()};
   expect_one_type(args, Field{"x", &Args::x}, Field{"patches", &Args::patches},
-                  Field{"class_token", &Args::class_token}, Field{"position", &Args::position});
+                  Field{"class_token", &Args::class_token}, Field{"registers", &Args::registers},
+                  Field{"position", &Args::position});
 }
 
 TEST(Arguments, TokensBackward) {

@@ -20,7 +20,9 @@ View<float> view(std::vector<float>& values) {
 template <typename Args>
 void set_common(Args& args, const Problem& p) {
   args.place = p.c.place;
+  args.patch_positions = p.c.patch_positions;
   args.batch = p.c.batch, args.num_patches = p.c.num_patches, args.hidden = p.c.hidden;
+  args.num_registers = p.c.registers;
   args.dropout = {p.c.dropout, 6};
   args.state = &p.state;
 }
@@ -32,25 +34,28 @@ TokensForward forward_arguments(Problem& p, std::vector<float>& x) {
   args.x = view(x);
   args.patches = view(p.patches);
   if (p.c.place != ClassToken::none) args.class_token = view(p.class_token);
+  args.registers = view(p.registers);
   args.position = view(p.position);
   return args;
 }
 
 struct Gradients {
-  std::vector<float> dpatches, dclass, dposition;
+  std::vector<float> dpatches, dclass, dposition, dregisters;
 };
 
 TokensBackward backward_arguments(Problem& p, Gradients& g) {
-  g = {poisoned(p.c.batch * p.c.num_patches * p.c.hidden), p.dclass, p.dposition};
+  g = {poisoned(p.c.batch * p.c.num_patches * p.c.hidden), p.dclass, p.dposition, p.dregisters};
   if (!p.c.accumulate) {
     g.dclass = poisoned(p.c.hidden);
-    std::fill_n(g.dposition.begin(), g.dposition.empty() ? 0 : p.c.tokens() * p.c.hidden,
+    g.dregisters = poisoned(p.c.registers * p.c.hidden);
+    std::fill_n(g.dposition.begin(), g.dposition.empty() ? 0 : p.c.positions() * p.c.hidden,
                 std::numeric_limits<float>::quiet_NaN());
   }
   TokensBackward args;
   set_common(args, p);
   args.dpatches = view(g.dpatches);
   if (p.c.place != ClassToken::none) args.dclass = view(g.dclass);
+  args.dregisters = view(g.dregisters);
   args.dposition = view(g.dposition);
   args.dx = view(p.dx);
   args.accumulate = p.c.accumulate;
@@ -87,13 +92,14 @@ TEST(Tokens, BackwardAgreesWithDoublePrecision) {
     expect_close(g.dpatches, naive.dpatches, exact.dpatches, "dpatches");
     expect_close(g.dposition, naive.dposition, exact.dposition, "dposition");
     if (c.place != ClassToken::none) expect_close(g.dclass, naive.dclass, exact.dclass, "dclass");
+    expect_close(g.dregisters, naive.dregisters, exact.dregisters, "dregisters");
   }
 }
 
 // x is linear in its inputs, so a difference over a wide step has no truncation error.
 TEST(Tokens, ReferenceGradientsAreSlopes) {
   constexpr float kStep = 0.5f;
-  Problem p({2, 4, 3, ClassToken::first, 6, 0.25f, false}, 700);
+  Problem p({2, 4, 3, ClassToken::first, 9, 0.25f, false, 2}, 700);
   const ReferenceGradients<double> exact(p);
   const auto slope = [&](float& input) {
     const auto sum = [&] {
@@ -114,17 +120,20 @@ TEST(Tokens, ReferenceGradientsAreSlopes) {
     EXPECT_NEAR(exact.dpatches[i], slope(p.patches[i]), 1e-10);
   }
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(exact.dclass[i], slope(p.class_token[i]), 1e-10);
-  for (std::size_t i = 0; i < 15; ++i) EXPECT_NEAR(exact.dposition[i], slope(p.position[i]), 1e-10);
+  for (std::size_t i = 0; i < 6; ++i)
+    EXPECT_NEAR(exact.dregisters[i], slope(p.registers[i]), 1e-10);
+  for (std::size_t i = 0; i < 21; ++i) EXPECT_NEAR(exact.dposition[i], slope(p.position[i]), 1e-10);
 }
 
 TEST(Tokens, BitsDoNotDependOnThreads) {
-  Problem p(kCases[1], 800);
+  Problem p({2, 160, 13, ClassToken::last, 170, 0.3f, true, 4}, 800);
   const Gradients one = run_backward(p, 1);
   for (const int threads : {2, 3}) {
     const Gradients many = run_backward(p, threads);
     EXPECT_TRUE(same_bits(one.dpatches, many.dpatches));
     EXPECT_TRUE(same_bits(one.dclass, many.dclass));
     EXPECT_TRUE(same_bits(one.dposition, many.dposition));
+    EXPECT_TRUE(same_bits(one.dregisters, many.dregisters));
   }
 }
 
@@ -143,6 +152,9 @@ TEST(Tokens, RefusesContradictions) {
   forward_refused("patches", [](TokensForward& args) { args.patches.size = 5; });
   forward_refused("class_token", [](TokensForward& args) { args.class_token = {}; });
   forward_refused("position", [](TokensForward& args) { args.position.size = 13 * 16; });
+  forward_refused("registers has 13",
+                  [](TokensForward& args) { args.registers = args.class_token; });
+  forward_refused("num_registers", [](TokensForward& args) { args.num_registers = -1; });
   forward_refused("hidden", [](TokensForward& args) { args.hidden = 0; });
   forward_refused("dropout", [](TokensForward& args) { args.dropout.probability = 1.0f; });
   forward_refused("state", [](TokensForward& args) { args.state = nullptr; });
@@ -154,6 +166,11 @@ TEST(Tokens, RefusesContradictions) {
   backward_refused("dpatches", [](TokensBackward& args) { args.dpatches.size = 5; });
   backward_refused("dclass", [](TokensBackward& args) { args.dclass.size = 5; });
   backward_refused("dclass", [](TokensBackward& args) { args.place = ClassToken::none; });
+  backward_refused("dregisters has", [](TokensBackward& args) { args.dregisters = args.dclass; });
+  backward_refused("dposition", [](TokensBackward& args) {
+    args.patch_positions = true;
+    args.dposition.size = 13 * 15;
+  });
   backward_refused("dposition", [](TokensBackward& args) { args.dposition.size = 13 * 16; });
   backward_refused("dx", [](TokensBackward& args) { args.dx = {}; });
   backward_refused("state", [](TokensBackward& args) { args.state = nullptr; });

@@ -110,6 +110,63 @@ inline const std::vector<VitCase>& vit_cases() {
          c.drop_path_rate = 0.3;
        },
        0.1f},
+      {"layer scale, dropout everywhere",
+       [](VitConfig& c) {
+         c.init_values = 0.1;
+         drop_everywhere(c);
+       }},
+      {"layer scale, post, token last, mean pool",
+       [](VitConfig& c) {
+         c.init_values = 1e-5;
+         c.norm_order = NormOrder::post;
+         c.class_token = ClassToken::last;
+         c.pool = Pool::mean;
+       }},
+      {"registers with positions, dropout everywhere",
+       [](VitConfig& c) {
+         c.reg_tokens = 3;
+         drop_everywhere(c);
+       }},
+      {"registers without positions, layer scale, mean pool, dropout",
+       [](VitConfig& c) {
+         c.reg_tokens = 2;
+         c.no_embed_class = true;
+         c.init_values = 0.1;
+         c.pool = Pool::mean;
+         c.pool_norm = PoolNorm::after;
+         drop_everywhere(c);
+       }},
+      {"registers, token last, sincos2d",
+       [](VitConfig& c) {
+         c.reg_tokens = 1;
+         c.class_token = ClassToken::last;
+         c.position = Position::sincos2d;
+       }},
+      {"registers, no token, mean pool, norm before, positions of patches",
+       [](VitConfig& c) {
+         c.reg_tokens = 4;
+         c.no_embed_class = true;
+         c.position_rows = 8;
+         c.class_token = ClassToken::none;
+         c.pool = Pool::mean;
+       }},
+      {"no registers, positions of patches, sincos1d",
+       [](VitConfig& c) {
+         c.no_embed_class = true;
+         c.position = Position::sincos1d;
+       }},
+      {"qk norm, dropout everywhere",
+       [](VitConfig& c) {
+         c.qk_norm = true;
+         drop_everywhere(c);
+       }},
+      {"qk norm, per head without bias, mean pool",
+       [](VitConfig& c) {
+         per_head(c);
+         c.qk_norm = true;
+         c.qkv_bias = false;
+         c.pool = Pool::mean;
+       }},
       {"no blocks, mean pool, no token", [](VitConfig& c) {
          c.num_hidden_layers = 0;
          c.pool = Pool::mean;

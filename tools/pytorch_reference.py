@@ -78,7 +78,7 @@ def random_weights(model, rng):
     weights = {}
     for name, parameter in model.state_dict().items():
         noise = rng.standard_normal(parameter.shape)
-        if name in ("cls_token", "pos_embed"):
+        if name in ("cls_token", "reg_token", "pos_embed"):
             value = 0.5 * noise
         elif parameter.ndim > 1 and not name.endswith("bias"):
             fan_in = parameter[0].numel() if name.startswith("patch_embed") else parameter.shape[-1]
@@ -162,11 +162,13 @@ BOUNDS = {"logits": 1e-5, "probabilities": 1e-5, "loss": 1e-5, "grad": 1e-4, "pa
 
 
 def key_bias_mask(name, array):
-    """True where a qkv bias belongs to k, else None.
+    """True where a bias is added to all keys alike, else None.
 
     A constant added to every score of a query leaves its softmax alone: the true gradient of k's
     bias is zero, what is computed is rounding noise, and Adam turns noise into steps of size lr.
     """
+    if name.endswith("attn.k_norm.bias"):
+        return np.ones(array.shape, bool)
     if not name.endswith("attn.qkv.bias"):
         return None
     mask = np.zeros(array.shape, bool)
@@ -186,7 +188,7 @@ def tensor_errors(name, expected, actual, recipe):
     if mask is not None:
         largest = np.abs(actual - expected)[mask].max()
         expected, actual = expected[~mask], actual[~mask]
-        limit = bound * np.linalg.norm(expected)
+        limit = bound * (np.linalg.norm(expected) if expected.size else 1.0)
         if name.startswith("param."):  # an Adam step is at most 1 / sqrt(1 - beta2) · lr, mostly lr
             limit = 2 * float(recipe.get("steps", 1)) * float(recipe.get("lr", 1e-3))
         rows.append((f"{name} (k, absolute)", largest, limit))

@@ -27,7 +27,7 @@ DEFAULTS = dict(
     num_classes=1000, class_token="first", pool="token", pool_norm="before", norm_order="pre",
     final_norm=True, qkv_layout="dense", output_projection=True, proj_bias=True, patch_bias=True,
     position="learned", position_rows=None, head_softmax=False, activation_dropout_prob=0.0,
-    drop_path_rate=0.0)
+    drop_path_rate=0.0, init_values=0.0, reg_tokens=0, no_embed_class=False, qk_norm=False)
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout_prob",
             "drop_path_rate")
@@ -91,6 +91,13 @@ PRESETS = {
         SMALL, image_size=[10, 15], patch_size=5, num_channels=1, qkv_layout="per_head",
         qkv_bias=False, output_projection=False, norm_order="d2l", class_token="none",
         pool="mean", num_attention_heads=1),
+    "small-layer-scale": dict(SMALL, init_values=0.1, reg_tokens=2),
+    "small-registers": dict(
+        SMALL, image_size=[8, 12], reg_tokens=3, no_embed_class=True, pool="mean", qk_norm=True,
+        init_values=1e-5),
+    "small-registers-last": dict(
+        SMALL, class_token="last", reg_tokens=1, position="sincos2d", qkv_layout="per_head",
+        qk_norm=True),
     "small-one-token": dict(SMALL, image_size=4, class_token="none", pool="mean"),
 }
 
@@ -115,8 +122,8 @@ def complete_config(given):
         sys.exit("config: image_size is not a multiple of patch_size")
     if config["position_rows"] is None:
         del config["position_rows"]
-    elif config["position_rows"] < num_tokens(config):
-        sys.exit(f"config: position_rows is below the {num_tokens(config)} tokens of an image")
+    elif config["position_rows"] < num_positions(config):
+        sys.exit(f"config: position_rows is below the {num_positions(config)} of an image")
     return config
 
 
@@ -131,7 +138,23 @@ def grid_sides(config):
 
 def num_tokens(config):
     rows, columns = grid_sides(config)
-    return rows * columns + (config["class_token"] != "none")
+    return rows * columns + config["reg_tokens"] + (config["class_token"] != "none")
+
+
+def first_patch(config):
+    """The class token may be first; registers are always before the patches."""
+    return config["reg_tokens"] + (config["class_token"] == "first")
+
+
+def position_slice(config):
+    """The tokens that have a position."""
+    patches = math.prod(grid_sides(config))
+    first = first_patch(config)
+    return slice(first, first + patches) if config["no_embed_class"] else slice(None)
+
+
+def num_positions(config):
+    return len(range(num_tokens(config))[position_slice(config)])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -164,14 +187,14 @@ def sincos_2d(rows, columns, hidden):
 
 
 def fixed_positions(config):
-    """[T, D]; the class token's row of a 2-D table is zero."""
+    """[num_positions, D]; rows of a 2-D table that are no patch's are zero."""
     hidden = config["hidden_size"]
     if config["position"] == "sincos1d":
-        return sincos_1d(num_tokens(config), hidden)
-    table = sincos_2d(*grid_sides(config), hidden)
-    zero = np.zeros((1, hidden), np.float32)
-    order = {"first": [zero, table], "last": [table, zero], "none": [table]}
-    return np.concatenate(order[config["class_token"]])
+        return sincos_1d(num_positions(config), hidden)
+    patches = sincos_2d(*grid_sides(config), hidden)
+    table = np.zeros((num_tokens(config), hidden), np.float32)
+    table[first_patch(config):first_patch(config) + len(patches)] = patches
+    return table[position_slice(config)]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -218,6 +241,10 @@ class Attention(nn.Module):
             self.qkv = nn.Linear(hidden, 3 * hidden, bias=config["qkv_bias"])
         else:
             self.qkv = PerHeadLinear(self.heads, self.head_size, config["qkv_bias"])
+        if config["qk_norm"]:  # over a head's channels, the same weights for all heads
+            self.q_norm = nn.LayerNorm(self.head_size, eps=config["layer_norm_eps"])
+            self.k_norm = nn.LayerNorm(self.head_size, eps=config["layer_norm_eps"])
+        self.qk_norm = config["qk_norm"]
         self.proj = (nn.Linear(hidden, hidden, bias=config["proj_bias"])
                      if config["output_projection"] else nn.Identity())
         self.dropout = config["attention_probs_dropout_prob"]
@@ -226,6 +253,8 @@ class Attention(nn.Module):
         batch, tokens, hidden = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, self.head_size)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B,H,T,d]
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         out = self.attend(q, k, v)
         return self.proj(out.transpose(1, 2).reshape(batch, tokens, hidden))
 
@@ -251,28 +280,42 @@ class Mlp(nn.Module):
         return self.fc2(F.dropout(x, self.dropout, self.training))
 
 
+class LayerScale(nn.Module):
+    """Touvron et al. 2021, arXiv:2103.17239."""
+
+    def __init__(self, hidden, init_values):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((hidden,), init_values))
+
+    def forward(self, x):
+        return x * self.gamma
+
+
 class Block(nn.Module):
     def __init__(self, config, drop_path):
         super().__init__()
         hidden, eps = config["hidden_size"], config["layer_norm_eps"]
         self.norm1 = nn.LayerNorm(hidden, eps=eps)
         self.attn = Attention(config)
+        scale = config["init_values"]
+        self.ls1 = LayerScale(hidden, scale) if scale else nn.Identity()
         self.norm2 = nn.LayerNorm(hidden, eps=eps)
         self.mlp = Mlp(config)
+        self.ls2 = LayerScale(hidden, scale) if scale else nn.Identity()
         self.norm_order = config["norm_order"]
         self.dropout = config["hidden_dropout_prob"]
         self.drop_path = drop_path
 
     def forward(self, x):
         if self.norm_order == "post":
-            x = self.norm1(x + self.drop(self.attn(x)))
-            return self.norm2(x + self.drop(self.mlp(x)))
+            x = self.norm1(x + self.drop(self.ls1(self.attn(x))))
+            return self.norm2(x + self.drop(self.ls2(self.mlp(x))))
         if self.norm_order == "d2l":  # the residual starts after the first norm
             x = self.norm1(x)
-            x = x + self.drop(self.attn(x))
+            x = x + self.drop(self.ls1(self.attn(x)))
         else:
-            x = x + self.drop(self.attn(self.norm1(x)))
-        return x + self.drop(self.mlp(self.norm2(x)))
+            x = x + self.drop(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop(self.ls2(self.mlp(self.norm2(x))))
 
     def drop(self, branch):
         branch = F.dropout(branch, self.dropout, self.training)
@@ -291,8 +334,10 @@ class ViT(nn.Module):
         hidden, depth = config["hidden_size"], config["num_hidden_layers"]
         if config["class_token"] != "none":
             self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden))
+        if config["reg_tokens"]:  # Darcet et al. 2024, arXiv:2309.16588
+            self.reg_token = nn.Parameter(torch.zeros(1, config["reg_tokens"], hidden))
         if config["position"] == "learned":
-            rows = config.get("position_rows", num_tokens(config))
+            rows = config.get("position_rows", num_positions(config))
             self.pos_embed = nn.Parameter(torch.zeros(1, rows, hidden))
         elif config["position"] != "none":
             table = torch.from_numpy(fixed_positions(config))[None]
@@ -318,19 +363,25 @@ class ViT(nn.Module):
 
     def embed(self, images):
         x = self.patch_embed(images)
+        if self.config["reg_tokens"]:
+            x = torch.cat((self.reg_token.expand(len(x), -1, -1), x), 1)
         if self.config["class_token"] != "none":
             token = self.cls_token.expand(len(x), -1, -1)
             x = torch.cat((token, x) if self.config["class_token"] == "first" else (x, token), 1)
         if self.config["position"] != "none":
-            x = x + self.pos_embed[:, :x.shape[1]]
+            positioned = torch.zeros_like(x)
+            positioned[:, position_slice(self.config)] = self.pos_embed[
+                :, :num_positions(self.config)].to(x.dtype)
+            x = x + positioned
         return F.dropout(x, self.config["hidden_dropout_prob"], self.training)
 
     def pool(self, x):
-        """The class token, or the mean of the patch tokens (never of the class token)."""
+        """The class token, or the mean of the patch tokens (never of class token or registers)."""
         place = self.config["class_token"]
         if self.config["pool"] == "token":
             return x[:, 0] if place == "first" else x[:, -1]
-        return {"first": x[:, 1:], "last": x[:, :-1], "none": x}[place].mean(1)
+        first = first_patch(self.config)
+        return x[:, first:first + math.prod(grid_sides(self.config))].mean(1)
 
 
 def loss_of(config, logits, labels, smoothing=0.0):

@@ -24,6 +24,8 @@ void check_arguments(const PoolBackward& args);
 void check_arguments(const ResidualForward& args);
 void check_arguments(const ResidualBackward& args);
 void check_arguments(const Add& args);
+void check_arguments(const ScaleColumnsForward& args);
+void check_arguments(const ScaleColumnsBackward& args);
 void check_arguments(const LayerNormForward& args);
 void check_arguments(const LayerNormBackward& args);
 void check_arguments(const ActivationForward& args);

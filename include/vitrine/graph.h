@@ -211,9 +211,10 @@ ValueId linear(Graph& graph, const std::string& name, ValueId x, ValueId weight,
 ValueId per_head_linear(Graph& graph, const std::string& name, ValueId x, ValueId weight,
                         ValueId bias);
 
-/// patches [B, P, D] → x [B, T, D]
+/// patches [B, P, D] → x [B, T, D]; registers [R, D] or kNone; see TokensForward
 ValueId tokens(Graph& graph, const std::string& name, ValueId patches, ValueId class_token,
-               ValueId position, ClassToken place, Dropout dropout);
+               ValueId position, ClassToken place, Dropout dropout, ValueId registers = kNone,
+               bool patch_positions = false);
 
 /// x [B, T, D] → [B, D], the mean of the window's tokens
 ValueId pool(Graph& graph, const std::string& name, ValueId x, TokenWindow window);
@@ -222,20 +223,27 @@ ValueId pool(Graph& graph, const std::string& name, ValueId x, TokenWindow windo
 ValueId residual(Graph& graph, const std::string& name, ValueId x, ValueId branch, Dropout dropout,
                  Dropout drop_path, TokenWindow window);
 
+/// x [..., D] · scale [D], channel by channel
+ValueId scale_columns(Graph& graph, const std::string& name, ValueId x, ValueId scale);
+
 ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias,
                    float eps);
+/// The same over the d channels of each head alone: x [..., H·d], weight and bias [d].
+ValueId layer_norm_of_heads(Graph& graph, const std::string& name, ValueId x, ValueId weight,
+                            ValueId bias, float eps);
 
 /// dropout(f(x + bias))
 ValueId activation(Graph& graph, const std::string& name, ValueId x, ValueId bias,
                    ActivationKind kind, Dropout dropout, TokenWindow window);
 
-/// qkv [B, T, 3·H·d] → [B, T, H·d]; kv is kNone. Or q [B, Tq·…, H·d] and kv [B, T, 2·H·d].
+/// qkv [B, T, 3·H·d] → [B, T, H·d]; kv and v are kNone. Or q [B, Tq·…, H·d] and kv [B, T, 2·H·d].
+/// Or q, k in the place of kv, and v, each [B, T, H·d].
 struct AttentionValues {
   ValueId out = kNone, log_sum_exp = kNone, probabilities = kNone;
 };
 AttentionValues attention(Graph& graph, const std::string& name, ValueId qkv, ValueId kv,
                           std::int64_t heads, TokenWindow window, Dropout dropout,
-                          bool keep_probabilities);
+                          bool keep_probabilities, ValueId v = kNone);
 
 /// logits [B, K], labels [B], mixes [B] or kNone → loss [B]; dlogits when training. Options as in
 /// CrossEntropy.

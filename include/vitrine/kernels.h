@@ -142,28 +142,33 @@ struct PatchConvolutionBackward {
 
 enum class ClassToken : std::uint8_t { first, last, none };
 
-/// x = dropout(concat(class_token, patches) + position);  T = P, or P + 1 with a class token.
+/// x = dropout(concat(class_token, registers, patches) + position);  T = P + R, and one more with a
+/// class token, which comes before or after all. Registers: Darcet et al. 2024, arXiv:2309.16588
 struct TokensForward {
   View<void> x;                 ///< out  [B, T, D]  T
   ConstView<void> patches;      ///< in   [B, P, D]  T
   ConstView<void> class_token;  ///< in   [D]  T, optional
-  ConstView<void> position;     ///< in   [≥T, D]  T, optional; the first T rows are used
+  ConstView<void> registers;    ///< in   [R, D]  T, with R > 0
+  ConstView<void> position;     ///< in   [≥T, D]  T, optional; the first T (or P) rows are used
   ClassToken place = ClassToken::first;
-  std::int64_t batch = 0, num_patches = 0, hidden = 0;
+  bool patch_positions = false;  ///< the rows of position are those of the patches alone
+  std::int64_t batch = 0, num_patches = 0, num_registers = 0, hidden = 0;
   Dropout dropout;
   const StepState* state = nullptr;
 };
 
 struct TokensBackward {
-  View<void> dpatches;    ///< out  [B, P, D]  T, optional
-  View<float> dclass;     ///< out  [D], optional
-  View<float> dposition;  ///< out  [≥T, D], optional; rows from T on are left alone
-  ConstView<void> dx;     ///< in   [B, T, D]  T
+  View<void> dpatches;     ///< out  [B, P, D]  T, optional
+  View<float> dclass;      ///< out  [D], optional
+  View<float> dregisters;  ///< out  [R, D], optional
+  View<float> dposition;   ///< out  [≥T, D], optional; rows that are not used are left alone
+  ConstView<void> dx;      ///< in   [B, T, D]  T
   ClassToken place = ClassToken::first;
-  std::int64_t batch = 0, num_patches = 0, hidden = 0;
+  bool patch_positions = false;
+  std::int64_t batch = 0, num_patches = 0, num_registers = 0, hidden = 0;
   Dropout dropout;
   const StepState* state = nullptr;
-  bool accumulate = false;  ///< dclass, dposition
+  bool accumulate = false;  ///< dclass, dregisters, dposition
 };
 
 /// y = mean over the window's tokens; a window of one token selects it.
@@ -212,6 +217,29 @@ struct Add {
   View<void> out;     ///< out  [n]  T
   ConstView<void> a;  ///< in   [n]  T
   ConstView<void> b;  ///< in   [n]  T
+};
+
+// ---------------------------------------------------------------------------------------------
+// scale_columns: LayerScale (Touvron et al. 2021, arXiv:2103.17239), a factor for each channel
+
+/// y[r, c] = x[r, c] · scale[c]
+struct ScaleColumnsForward {
+  View<void> y;           ///< out  [rows, cols]  T; may be x
+  ConstView<void> x;      ///< in   [rows, cols]  T
+  ConstView<void> scale;  ///< in   [cols]        T
+  std::int64_t rows = 0, cols = 0;
+};
+
+/// dx[r, c] = dy[r, c] · scale[c],  dscale[c] = Σ_r dy[r, c] · x[r, c]
+struct ScaleColumnsBackward {
+  View<void> dx;          ///< out  [rows, cols]  T, optional; may be dy or x
+  View<float> dscale;     ///< out  [cols], optional
+  ConstView<void> dy;     ///< in   [rows, cols]  T
+  ConstView<void> x;      ///< in   [rows, cols]  T
+  ConstView<void> scale;  ///< in   [cols]        T
+  View<float> workspace;  ///< [partials, cols], when dscale is asked for
+  std::int64_t rows = 0, cols = 0;
+  bool accumulate = false;  ///< dscale
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -459,6 +487,8 @@ class Kernels {
   virtual void residual_forward(const ResidualForward& args) = 0;
   virtual void residual_backward(const ResidualBackward& args) = 0;
   virtual void add(const Add& args) = 0;
+  virtual void scale_columns_forward(const ScaleColumnsForward& args) = 0;
+  virtual void scale_columns_backward(const ScaleColumnsBackward& args) = 0;
   virtual void layer_norm_forward(const LayerNormForward& args) = 0;
   virtual void layer_norm_backward(const LayerNormBackward& args) = 0;
   virtual void activation_forward(const ActivationForward& args) = 0;

@@ -27,12 +27,18 @@ enum class Initialization : std::uint8_t {
   trunc_normal,   ///< the same, truncated at ±2, biases 0
   timm            ///< trunc_normal for linear layers, nn.Conv2d's default for the patch projection
 };
-/// How class token and positions start.
+/// How class token, registers and positions start.
 enum class EmbeddingInitialization : std::uint8_t {
   uniform,       ///< U[0, 1)
   normal,        ///< N(0, 1)
   trunc_normal,  ///< truncated normal of initializer_range
-  timm           ///< class token N(0, 1e-6), positions truncated normal 0.02
+  timm           ///< class token and registers N(0, 1e-6), positions truncated normal 0.02
+};
+
+/// How the head starts.
+enum class HeadInitialization : std::uint8_t {
+  as_init,  ///< as Initialization has its linear layers
+  zero      ///< weight and bias 0, as big_vision has it
 };
 
 /// Keys of config.json: HuggingFace's where they exist, our own otherwise.
@@ -63,13 +69,27 @@ struct VitConfig {
   NormOrder norm_order = NormOrder::pre;
   QkvLayout qkv_layout = QkvLayout::dense;
   Position position = Position::learned;
-  std::int64_t position_rows = 0;  ///< rows of the learned table; 0: as many as tokens
+  double init_values = 0.0;  ///< LayerScale (arXiv:2103.17239) of both branches starts so; 0: none
+  std::int64_t reg_tokens = 0;  ///< registers before the patches (arXiv:2309.16588)
+  bool no_embed_class = false;  ///< positions for the patches alone
+  bool qk_norm = false;         ///< LayerNorm of queries and keys, head by head (arXiv:2302.05442)
+  std::int64_t position_rows = 0;  ///< rows of the learned table; 0: position_tokens()
   Initialization init = Initialization::timm;
   EmbeddingInitialization embedding_init = EmbeddingInitialization::timm;
   bool patch_init_normal = false;  ///< patch projection N(0, 1) whatever `init` says
+  HeadInitialization head_init = HeadInitialization::as_init;  ///< default, zero
 
   std::int64_t patches() const { return (image_height / patch_size) * (image_width / patch_size); }
-  std::int64_t tokens() const { return patches() + (class_token == ClassToken::none ? 0 : 1); }
+  std::int64_t tokens() const {
+    return patches() + reg_tokens + (class_token == ClassToken::none ? 0 : 1);
+  }
+  /// The token of the first patch; a class token and the registers may precede it.
+  std::int64_t first_patch() const {
+    return reg_tokens + (class_token == ClassToken::first ? 1 : 0);
+  }
+  /// Tokens that have a position, and which of them are before the patches.
+  std::int64_t position_tokens() const { return no_embed_class ? patches() : tokens(); }
+  std::int64_t first_patch_position() const { return no_embed_class ? 0 : first_patch(); }
   bool operator==(const VitConfig&) const = default;
 };
 
@@ -114,9 +134,9 @@ Plan plan_vit(const VitConfig& config, VitOptions options, std::int64_t batch,
 /// (seed, its name).
 std::vector<float> initial_weights(const VitConfig& config, const Plan& plan, std::uint64_t seed);
 
-/// Fixed positions [tokens, D]. 1-D: interleaved sine and cosine (Vaswani et al. 2017,
+/// Fixed positions [position_tokens(), D]. 1-D: interleaved sine and cosine (Vaswani et al. 2017,
 /// arXiv:1706.03762). 2-D: [sin ωy | cos ωy | sin ωx | cos ωx], ω_k = 10000^(−4k/D), as MoCo v3
-/// (arXiv:2104.02057) has it; the class token's row is zero.
+/// (arXiv:2104.02057) has it; rows of class token and registers are zero.
 std::vector<float> sincos_positions(const VitConfig& config);
 
 }  // namespace vitrine

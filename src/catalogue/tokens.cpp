@@ -11,6 +11,8 @@ void check_common(const char* operation, const Args& args) {
                 "batch, num_patches, hidden are " + std::to_string(args.batch) + ", " +
                     std::to_string(args.num_patches) + ", " + std::to_string(args.hidden) +
                     ", expected at least 1");
+  VITRINE_CHECK(args.num_registers >= 0, operation,
+                "num_registers is " + std::to_string(args.num_registers) + ", expected at least 0");
   VITRINE_CHECK(args.dropout.probability >= 0.0f && args.dropout.probability < 1.0f, operation,
                 "dropout.probability is " + std::to_string(args.dropout.probability) +
                     ", expected 0 or more and less than 1");
@@ -20,18 +22,19 @@ void check_common(const char* operation, const Args& args) {
 
 template <typename Args>
 std::int64_t tokens_of(const Args& args) {
-  return args.num_patches + (args.place == ClassToken::none ? 0 : 1);
+  return args.num_patches + args.num_registers + (args.place == ClassToken::none ? 0 : 1);
 }
 
 // A position table may be longer than the sequence, by whole rows.
-template <typename View>
-void check_position(const char* operation, const char* field, const View& position,
-                    std::int64_t tokens, std::int64_t hidden) {
+template <typename Args, typename View>
+void check_position(const char* operation, const char* field, const Args& args,
+                    const View& position) {
   if (!position) return;
-  VITRINE_CHECK(position.size >= tokens * hidden && position.size % hidden == 0, operation,
+  const std::int64_t rows = args.patch_positions ? args.num_patches : tokens_of(args);
+  VITRINE_CHECK(position.size >= rows * args.hidden && position.size % args.hidden == 0, operation,
                 std::string(field) + " has " + std::to_string(position.size) +
-                    " elements, expected " + std::to_string(tokens) + " or more rows of " +
-                    std::to_string(hidden));
+                    " elements, expected " + std::to_string(rows) + " or more rows of " +
+                    std::to_string(args.hidden));
 }
 
 template <typename Args>
@@ -59,10 +62,13 @@ void check_arguments(const TokensForward& args) {
   if (args.place != ClassToken::none) {
     check_size(kOperation, "class_token", args.class_token, hidden);
   }
-  check_position(kOperation, "position", args.position, tokens, hidden);
+  check_size(kOperation, "registers", args.registers, args.num_registers * hidden,
+             args.num_registers == 0);
+  check_position(kOperation, "position", args, args.position);
   check_dtypes(kOperation, {{"x", args.x},
                             {"patches", args.patches},
                             {"class_token", args.class_token},
+                            {"registers", args.registers},
                             {"position", args.position}});
 }
 
@@ -74,7 +80,8 @@ void check_arguments(const TokensBackward& args) {
   check_size(kOperation, "dclass", args.dclass, hidden, true);
   VITRINE_CHECK(!args.dclass || args.place != ClassToken::none, kOperation,
                 "dclass is given, expected none without a class token");
-  check_position(kOperation, "dposition", args.dposition, tokens, hidden);
+  check_size(kOperation, "dregisters", args.dregisters, args.num_registers * hidden, true);
+  check_position(kOperation, "dposition", args, args.dposition);
   check_size(kOperation, "dx", args.dx, args.batch * tokens * hidden);
   check_dtypes(kOperation, {{"dpatches", args.dpatches}, {"dx", args.dx}});
 }

@@ -1,10 +1,12 @@
-// The token sequence: class token, positions and dropout; and pooling, the way back.
+// The token sequence: class token, registers, positions and dropout; and pooling, the way back.
 //
-//   x = dropout(concat(class_token, patches) + position)       Dosovitskiy et al. 2020,
-//   y = mean of x over a window of tokens                      arXiv:2010.11929
+//   x = dropout(concat(class_token, registers, patches) + position)    Dosovitskiy et al. 2020,
+//   y = mean of x over a window of tokens                              arXiv:2010.11929;
+//                                                  registers: Darcet et al. 2024, arXiv:2309.16588
 //
 // Forward and pooling divide the work by images. The backward of tokens divides it by tokens: one
-// thread sums a token over the images in their order, so dclass and dposition need no partial sums.
+// thread sums a token over the images in their order, so dclass, dregisters and dposition need no
+// partial sums.
 // dpatches and a pooled dx are written (=), or added to (+=) where `accumulate` says so.
 #include <algorithm>
 #include <vector>
@@ -19,21 +21,24 @@ namespace {
 constexpr std::int64_t kElementsPerTask = 2048;  // of one image, in the backward of tokens
 
 struct Layout {
-  std::int64_t tokens;       // T
-  std::int64_t class_index;  // -1: no class token
-  std::int64_t patch_first;  // token of patch 0
+  std::int64_t tokens;          // T
+  std::int64_t class_index;     // -1: no class token
+  std::int64_t register_first;  // token of register 0
+  std::int64_t patch_first;     // token of patch 0
+  std::int64_t position_first;  // token of the first position
+  std::int64_t positions;
 };
 
-Layout layout_of(ClassToken place, std::int64_t num_patches) {
-  switch (place) {
-    case ClassToken::first:
-      return {num_patches + 1, 0, 1};
-    case ClassToken::last:
-      return {num_patches + 1, num_patches, 0};
-    case ClassToken::none:
-      break;
-  }
-  return {num_patches, -1, 0};
+template <typename Args>
+Layout layout_of(const Args& args) {
+  const std::int64_t class_tokens = args.place == ClassToken::none ? 0 : 1;
+  Layout layout{.tokens = args.num_patches + args.num_registers + class_tokens};
+  layout.class_index = args.place == ClassToken::last ? layout.tokens - 1 : class_tokens - 1;
+  layout.register_first = args.place == ClassToken::first ? 1 : 0;
+  layout.patch_first = layout.register_first + args.num_registers;
+  layout.position_first = args.patch_positions ? layout.patch_first : 0;
+  layout.positions = args.patch_positions ? args.num_patches : layout.tokens;
+  return layout;
 }
 
 // Factors of the elements of image `image` from token `token` on, of a row of `hidden` each.
@@ -55,10 +60,20 @@ void add_or_copy(const float* __restrict from, const float* __restrict add, std:
   }
 }
 
-void store(const std::vector<float>& sum, std::int64_t first, bool accumulate, View<float> out,
-           std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) out[i] = (accumulate ? out[i] : 0.0f) + sum[first + i];
-}
+/// The sums of tokens [begin, end), rows of `hidden`.
+struct TokenSums {
+  std::int64_t begin, end, hidden;
+  std::vector<float> sum;
+
+  /// Those of tokens [first, first + count) to the rows of `out`, which may be empty.
+  void store(View<float> out, std::int64_t first, std::int64_t count, bool accumulate) const {
+    if (!out) return;
+    const std::int64_t from = std::max(begin, first), to = std::min(end, first + count);
+    for (std::int64_t i = (from - first) * hidden; i < (to - first) * hidden; ++i) {
+      out[i] = (accumulate ? out[i] : 0.0f) + sum[(first - begin) * hidden + i];
+    }
+  }
+};
 
 // The gradients of tokens [begin, end), images in their order.
 void backward_of_tokens(const TokensBackward& args, const Layout& layout, std::int64_t begin,
@@ -68,7 +83,8 @@ void backward_of_tokens(const TokensBackward& args, const Layout& layout, std::i
   const std::int64_t first_patch = std::max(begin - layout.patch_first, std::int64_t{0});
   const std::int64_t last_patch = std::min(end - layout.patch_first, args.num_patches);
   const bool drop = args.dropout.probability > 0.0f;
-  std::vector<float> factors(drop ? n : 0), dropped(drop ? n : 0), sum(n, 0.0f);
+  std::vector<float> factors(drop ? n : 0), dropped(drop ? n : 0);
+  TokenSums sums{begin, end, hidden, std::vector<float>(n, 0.0f)};
   for (std::int64_t image = 0; image < args.batch; ++image) {
     const float* dx = args.dx.f32().data + (image * layout.tokens + begin) * hidden;
     if (drop) {
@@ -76,32 +92,32 @@ void backward_of_tokens(const TokensBackward& args, const Layout& layout, std::i
       for (std::int64_t i = 0; i < n; ++i) dropped[i] = dx[i] * factors[i];
       dx = dropped.data();
     }
-    for (std::int64_t i = 0; i < n; ++i) sum[i] += dx[i];
+    for (std::int64_t i = 0; i < n; ++i) sums.sum[i] += dx[i];
     if (!args.dpatches || first_patch >= last_patch) continue;
     std::copy_n(dx + (first_patch + layout.patch_first - begin) * hidden,
                 (last_patch - first_patch) * hidden,
                 args.dpatches.f32().data + (image * args.num_patches + first_patch) * hidden);
   }
-  if (args.dposition) {
-    store(sum, 0, args.accumulate, {args.dposition.data + begin * hidden, n}, n);
-  }
-  if (args.dclass && layout.class_index >= begin && layout.class_index < end) {
-    store(sum, (layout.class_index - begin) * hidden, args.accumulate, args.dclass, hidden);
-  }
+  sums.store(args.dposition, layout.position_first, layout.positions, args.accumulate);
+  sums.store(args.dclass, layout.class_index, 1, args.accumulate);
+  sums.store(args.dregisters, layout.register_first, args.num_registers, args.accumulate);
 }
 
 }  // namespace
 
 void CpuKernels::tokens_forward(const TokensForward& args) {
   check_arguments(args);
-  const Layout layout = layout_of(args.place, args.num_patches);
+  const Layout layout = layout_of(args);
   const std::int64_t hidden = args.hidden;
   float* x = args.x.f32().data;
   const float* patches = args.patches.f32().data;
   const float* class_token = args.class_token.f32().data;
+  const float* registers = args.registers.f32().data;
   const float* position = args.position.f32().data;
   const auto position_of = [&](std::int64_t token) {
-    return position == nullptr ? nullptr : position + token * hidden;
+    const std::int64_t row = token - layout.position_first;
+    const bool has_one = position != nullptr && row >= 0 && row < layout.positions;
+    return has_one ? position + row * hidden : nullptr;
   };
   pool_.parallel_for(args.batch, [&](int, std::int64_t image) {
     float* to = x + image * layout.tokens * hidden;
@@ -110,6 +126,10 @@ void CpuKernels::tokens_forward(const TokensForward& args) {
     if (layout.class_index >= 0) {
       add_or_copy(class_token, position_of(layout.class_index), hidden,
                   to + layout.class_index * hidden);
+    }
+    if (args.num_registers > 0) {
+      add_or_copy(registers, position_of(layout.register_first), args.num_registers * hidden,
+                  to + layout.register_first * hidden);
     }
     if (args.dropout.probability == 0.0f) return;
     std::vector<float> factors(hidden);
@@ -122,7 +142,7 @@ void CpuKernels::tokens_forward(const TokensForward& args) {
 
 void CpuKernels::tokens_backward(const TokensBackward& args) {
   check_arguments(args);
-  const Layout layout = layout_of(args.place, args.num_patches);
+  const Layout layout = layout_of(args);
   const std::int64_t hidden = args.hidden;
   const std::int64_t grain = (kElementsPerTask + hidden - 1) / hidden;
   pool_.for_ranges(layout.tokens, grain, [&](std::int64_t begin, std::int64_t end) {

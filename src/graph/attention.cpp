@@ -1,5 +1,5 @@
 // attention over packed qkv [B, T, 3, H, d], or with fewer queries: q [B, Tq, H, d] and packed
-// kv [B, T, 2, H, d].
+// kv [B, T, 2, H, d], or over q, k and v apart, [B, T, H, d] each.
 #include "graph/operations.h"
 
 namespace vitrine {
@@ -24,8 +24,9 @@ V from(const V& view, std::int64_t offset, std::int64_t tail) {
 }
 
 template <typename V>
-Qkv<V> unpack(const AttentionOperation& operation, const V& qkv, const V& kv) {
+Qkv<V> unpack(const AttentionOperation& operation, const V& qkv, const V& kv, const V& v) {
   const std::int64_t hidden = operation.heads * operation.head_size;
+  if (operation.apart) return {qkv, kv, v, hidden, hidden};
   if (!kv) {
     return {from(qkv, 0, 2 * hidden), from(qkv, hidden, hidden), from(qkv, 2 * hidden, 0),
             3 * hidden, 3 * hidden};
@@ -33,7 +34,7 @@ Qkv<V> unpack(const AttentionOperation& operation, const V& qkv, const V& kv) {
   return {qkv, from(kv, 0, hidden), from(kv, hidden, 0), hidden, 2 * hidden};
 }
 
-/// in: dout, out, log_sum_exp, qkv, kv   out: dqkv, dkv
+/// in: dout, out, log_sum_exp, qkv, kv, v   out: dqkv, dkv, dv
 struct AttentionBackwardOperation final : Operation {
   AttentionOperation forward;
 
@@ -42,8 +43,8 @@ struct AttentionBackwardOperation final : Operation {
     return 2.5 * forward.flops(graph, node);
   }
   void run(Kernels& kernels, const Operands& operands) const override {
-    const auto in = unpack(forward, operands.in(3), operands.in(4));
-    const auto out = unpack(forward, operands.out(0), operands.out(1));
+    const auto in = unpack(forward, operands.in(3), operands.in(4), operands.in(5));
+    const auto out = unpack(forward, operands.out(0), operands.out(1), operands.out(2));
     kernels.attention_backward({.dq = out.q,
                                 .dk = out.k,
                                 .dv = out.v,
@@ -68,10 +69,13 @@ struct AttentionBackwardOperation final : Operation {
 
 AttentionValues attention(Graph& graph, const std::string& name, ValueId qkv, ValueId kv,
                           std::int64_t heads, TokenWindow window, Dropout dropout,
-                          bool keep_probabilities) {
+                          bool keep_probabilities, ValueId v) {
   auto operation = std::make_shared<AttentionOperation>();
   const Shape& keys = graph.shape(kv == kNone ? qkv : kv);
-  const std::int64_t parts = kv == kNone ? 3 : 2;
+  const std::int64_t parts = kv == kNone ? 3 : v == kNone ? 2 : 1;
+  require(v == kNone || (kv != kNone && graph.shape(v) == keys), name,
+          "values do not fit the keys " + keys.str());
+  operation->apart = v != kNone;
   const std::int64_t hidden = cols_of(keys) / parts;
   operation->batch = rows_of(keys) / window.total;
   operation->heads = heads;
@@ -91,7 +95,7 @@ AttentionValues attention(Graph& graph, const std::string& name, ValueId qkv, Va
   const Shape statistics{operation->batch, heads, window.tokens};
   const Shape scores{operation->batch, heads, window.tokens, window.total};
   const auto outputs =
-      graph.append(operation, name, {qkv, kv},
+      graph.append(operation, name, {qkv, kv, v},
                    {{name, out},
                     {graph.training() ? name + ".log_sum_exp" : "", statistics, DType::f32},
                     {keep_probabilities ? name + ".probabilities" : "", scores, DType::f32}});
@@ -104,21 +108,24 @@ double AttentionOperation::flops(const Graph&, const Node&) const {
 }
 
 void AttentionOperation::gradient(Graph& graph, const Node& node) const {
-  const ValueId qkv = node.inputs[0], kv = node.inputs[1];
+  const ValueId qkv = node.inputs[0], kv = node.inputs[1], v = node.inputs[2];
   auto operation = std::make_shared<AttentionBackwardOperation>();
   operation->forward = *this;
-  const std::string grad = ".grad";
-  const auto gradients = graph.append(
-      operation, node.name,
-      {graph.gradient(node.outputs[0]), node.outputs[0], node.outputs[1], qkv, kv},
-      {{graph.value(qkv).name + grad, graph.shape(qkv)},
-       {kv == kNone ? "" : graph.value(kv).name + grad, kv == kNone ? Shape{} : graph.shape(kv)}});
+  auto gradient_of = [&](ValueId id) {
+    return id == kNone ? NewValue{"", {}}
+                       : NewValue{graph.value(id).name + ".grad", graph.shape(id)};
+  };
+  const auto gradients =
+      graph.append(operation, node.name,
+                   {graph.gradient(node.outputs[0]), node.outputs[0], node.outputs[1], qkv, kv, v},
+                   {gradient_of(qkv), gradient_of(kv), gradient_of(v)});
   graph.add_gradient(qkv, gradients[0]);
   if (kv != kNone) graph.add_gradient(kv, gradients[1]);
+  if (v != kNone) graph.add_gradient(v, gradients[2]);
 }
 
 void AttentionOperation::run(Kernels& kernels, const Operands& operands) const {
-  const auto in = unpack(*this, operands.in(0), operands.in(1));
+  const auto in = unpack(*this, operands.in(0), operands.in(1), operands.in(2));
   kernels.attention_forward({.out = operands.out(0),
                              .log_sum_exp = operands.out(1).f32(),
                              .probabilities = operands.out(2).f32(),

@@ -38,13 +38,12 @@ struct LayerNormBackwardOperation final : Operation {
   }
 };
 
-}  // namespace
-
-ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias,
-                   float eps) {
+/// Over pieces of `cols` neighbours of the last dimension.
+ValueId norm_of_pieces(Graph& graph, const std::string& name, ValueId x, ValueId weight,
+                       ValueId bias, float eps, std::int64_t cols) {
   auto operation = std::make_shared<LayerNormOperation>();
-  operation->rows = rows_of(graph.shape(x));
-  operation->cols = cols_of(graph.shape(x));
+  operation->rows = graph.shape(x).elements() / cols;
+  operation->cols = cols;
   operation->eps = eps;
   require(graph.shape(weight).elements() == operation->cols, name,
           "weight " + graph.shape(weight).str() + " does not fit " + graph.shape(x).str());
@@ -56,6 +55,21 @@ ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId wei
                        {"", {}},
                        {graph.training() ? name + ".mean" : "", rows, DType::f32},
                        {graph.training() ? name + ".rstd" : "", rows, DType::f32}})[0];
+}
+
+}  // namespace
+
+ValueId layer_norm(Graph& graph, const std::string& name, ValueId x, ValueId weight, ValueId bias,
+                   float eps) {
+  return norm_of_pieces(graph, name, x, weight, bias, eps, cols_of(graph.shape(x)));
+}
+
+ValueId layer_norm_of_heads(Graph& graph, const std::string& name, ValueId x, ValueId weight,
+                            ValueId bias, float eps) {
+  const std::int64_t cols = graph.shape(weight).elements();
+  require(cols_of(graph.shape(x)) % cols == 0, name,
+          "weight " + graph.shape(weight).str() + " does not divide " + graph.shape(x).str());
+  return norm_of_pieces(graph, name, x, weight, bias, eps, cols);
 }
 
 double LayerNormOperation::flops(const Graph&, const Node&) const {

@@ -50,10 +50,11 @@ struct PatchEmbedOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
-/// in: patches, class_token, position   out: x
+/// in: patches, class_token, position, registers   out: x
 struct TokensOperation final : Operation {
   ClassToken place = ClassToken::first;
-  std::int64_t batch = 0, num_patches = 0, hidden = 0;
+  bool patch_positions = false;
+  std::int64_t batch = 0, num_patches = 0, num_registers = 0, hidden = 0;
   Dropout dropout;
 
   std::string name() const override { return "tokens_forward"; }
@@ -96,6 +97,18 @@ struct AddOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
+/// in: x, scale   out: y
+struct ScaleColumnsOperation final : Operation {
+  std::int64_t rows = 0, cols = 0;
+
+  std::string name() const override { return "scale_columns_forward"; }
+  double flops(const Graph&, const Node&) const override;
+  void gradient(Graph&, const Node&) const override;
+  Sharing may_share() const override { return {{0, 0}}; }
+  OperationPtr windowed(const TokenWindow&) const override;
+  void run(Kernels&, const Operands&) const override;
+};
+
 /// in: x, branch, weight, bias   out: y, x_out (with a branch), mean, rstd
 struct LayerNormOperation final : Operation {
   std::int64_t rows = 0, cols = 0;
@@ -128,9 +141,10 @@ struct ActivationOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
-/// in: qkv, or q and kv   out: out, log_sum_exp, probabilities
+/// in: qkv, or q and kv, or q, k and v   out: out, log_sum_exp, probabilities
 struct AttentionOperation final : Operation {
   std::int64_t batch = 0, heads = 0, head_size = 0;
+  bool apart = false;  ///< q, k and v are tensors of their own
   TokenWindow window;
   Dropout dropout;
 

@@ -1,10 +1,11 @@
-// tokens: patches to the sequence, with class token, positions and dropout; pool is the way back.
+// tokens: patches to the sequence, with class token, registers, positions and dropout; pool is the
+// way back.
 #include "graph/operations.h"
 
 namespace vitrine {
 namespace {
 
-/// in: dx   out: dpatches, dclass, dposition
+/// in: dx   out: dpatches, dclass, dposition, dregisters
 struct TokensBackwardOperation final : Operation {
   TokensOperation forward;
 
@@ -15,11 +16,14 @@ struct TokensBackwardOperation final : Operation {
   void run(Kernels& kernels, const Operands& operands) const override {
     kernels.tokens_backward({.dpatches = operands.out(0),
                              .dclass = operands.out(1).f32(),
+                             .dregisters = operands.out(3).f32(),
                              .dposition = operands.out(2).f32(),
                              .dx = operands.in(0),
                              .place = forward.place,
+                             .patch_positions = forward.patch_positions,
                              .batch = forward.batch,
                              .num_patches = forward.num_patches,
+                             .num_registers = forward.num_registers,
                              .hidden = forward.hidden,
                              .dropout = forward.dropout,
                              .state = operands.state(),
@@ -56,11 +60,13 @@ struct PoolBackwardOperation final : Operation {
 }  // namespace
 
 ValueId tokens(Graph& graph, const std::string& name, ValueId patches, ValueId class_token,
-               ValueId position, ClassToken place, Dropout dropout) {
+               ValueId position, ClassToken place, Dropout dropout, ValueId registers,
+               bool patch_positions) {
   require(graph.shape(patches).rank() == 3, name,
           "patches are " + graph.shape(patches).str() + ", expected [B, P, D]");
   auto operation = std::make_shared<TokensOperation>();
   operation->place = place;
+  operation->patch_positions = patch_positions;
   operation->batch = graph.shape(patches)[0];
   operation->num_patches = graph.shape(patches)[1];
   operation->hidden = graph.shape(patches)[2];
@@ -69,10 +75,19 @@ ValueId tokens(Graph& graph, const std::string& name, ValueId patches, ValueId c
           "class token and its place contradict each other");
   require(class_token == kNone || graph.shape(class_token).elements() == operation->hidden, name,
           "class token does not fit patches " + graph.shape(patches).str());
-  const std::int64_t count = operation->num_patches + (place == ClassToken::none ? 0 : 1);
-  require(position == kNone || graph.shape(position).elements() >= count * operation->hidden, name,
-          "position table has fewer rows than the " + std::to_string(count) + " tokens");
-  return graph.append(operation, name, {patches, class_token, position},
+  if (registers != kNone) {
+    require(cols_of(graph.shape(registers)) == operation->hidden, name,
+            "registers " + graph.shape(registers).str() + " do not fit patches " +
+                graph.shape(patches).str());
+    operation->num_registers = rows_of(graph.shape(registers));
+  }
+  const std::int64_t count =
+      operation->num_patches + operation->num_registers + (place == ClassToken::none ? 0 : 1);
+  const std::int64_t rows = patch_positions ? operation->num_patches : count;
+  require(position == kNone || graph.shape(position).elements() >= rows * operation->hidden, name,
+          "position table has fewer rows than the " + std::to_string(rows) +
+              (patch_positions ? " patches" : " tokens"));
+  return graph.append(operation, name, {patches, class_token, position, registers},
                       {{name, Shape{operation->batch, count, operation->hidden}}})[0];
 }
 
@@ -88,9 +103,10 @@ void TokensOperation::gradient(Graph& graph, const Node& node) const {
   const ValueId dpatches =
       wanted ? graph.activation_value(graph.value(patches).name + ".grad", graph.shape(patches))
              : kNone;
-  graph.append_to(operation, node.name, {graph.gradient(node.outputs[0])},
-                  {dpatches, graph.parameter_gradient(node.inputs[1]),
-                   graph.parameter_gradient(node.inputs[2])});
+  graph.append_to(
+      operation, node.name, {graph.gradient(node.outputs[0])},
+      {dpatches, graph.parameter_gradient(node.inputs[1]), graph.parameter_gradient(node.inputs[2]),
+       graph.parameter_gradient(node.inputs[3])});
   graph.add_gradient(patches, dpatches);
 }
 
@@ -98,10 +114,13 @@ void TokensOperation::run(Kernels& kernels, const Operands& operands) const {
   kernels.tokens_forward({.x = operands.out(0),
                           .patches = operands.in(0),
                           .class_token = operands.in(1),
+                          .registers = operands.in(3),
                           .position = operands.in(2),
                           .place = place,
+                          .patch_positions = patch_positions,
                           .batch = batch,
                           .num_patches = num_patches,
+                          .num_registers = num_registers,
                           .hidden = hidden,
                           .dropout = dropout,
                           .state = operands.state()});

@@ -132,8 +132,11 @@ void validate(const VitConfig& c, const std::string& source) {
          std::to_string(c.hidden_size), "a multiple of 4 for position sincos2d");
   expect(c.pool == Pool::mean || c.class_token != ClassToken::none, source, "pool", "token",
          "mean when class_token is none");
-  expect(c.position_rows == 0 || c.position_rows >= c.tokens(), source, "position_rows",
-         std::to_string(c.position_rows), "at least the " + std::to_string(c.tokens()) + " tokens");
+  expect_between(c.reg_tokens, 0, kLargestSize, source, "reg_tokens");
+  expect(c.position_rows == 0 || c.position_rows >= c.position_tokens(), source, "position_rows",
+         std::to_string(c.position_rows),
+         "at least the " + std::to_string(c.position_tokens()) +
+             (c.no_embed_class ? " patches" : " tokens"));
   expect_probability(c.hidden_dropout_prob, source, "hidden_dropout_prob");
   expect_probability(c.attention_probs_dropout_prob, source, "attention_probs_dropout_prob");
   expect_probability(c.activation_dropout_prob, source, "activation_dropout_prob");
@@ -142,6 +145,7 @@ void validate(const VitConfig& c, const std::string& source) {
   expect(c.layer_norm_eps > 0 && c.layer_norm_eps < 1, source, "layer_norm_eps",
          text(c.layer_norm_eps), "a small positive number");
   expect_at_least(c.initializer_range, 0, source, "initializer_range");
+  expect_at_least(c.init_values, 0, source, "init_values");
 }
 
 void validate(const Recipe& r, const std::string& source) {

@@ -44,8 +44,9 @@ void expect_plain(const VitConfig& c, const Expectation& expect) {
   expect.same("head_softmax", c.head_softmax, false);
   expect.same("proj_bias", c.proj_bias, true);
   expect.same("patch_bias", c.patch_bias, true);
-  expect.check(c.position_rows == 0 || c.position_rows == c.tokens(), "position_rows",
-               std::to_string(c.position_rows), "the " + std::to_string(c.tokens()) + " tokens");
+  const std::int64_t positions = c.position_tokens();
+  expect.check(c.position_rows == 0 || c.position_rows == positions, "position_rows",
+               std::to_string(c.position_rows), "the " + std::to_string(positions) + " tokens");
 }
 
 ordered_json size_of_images(const VitConfig& c) {
@@ -122,6 +123,10 @@ ordered_json model_args(const VitConfig& c, const Architecture& a) {
   differing("pos_embed", std::string(c.position == Position::learned ? "learn" : "none"),
             std::string("learn"));
   differing("final_norm", c.final_norm, true);
+  differing("init_values", c.init_values, 0.0);
+  differing("reg_tokens", c.reg_tokens, std::int64_t{0});
+  differing("no_embed_class", c.no_embed_class, false);
+  differing("qk_norm", c.qk_norm, false);
   differing("act_layer", enum_name(c.hidden_act), std::string("gelu"));
   if (c.pool == Pool::mean) {
     args["global_pool"] = "avg";
@@ -140,6 +145,10 @@ ordered_json huggingface_json(const RunConfig& run) {
   expect.same("class_token", c.class_token, ClassToken::first);
   expect.same("pool", c.pool, Pool::token);
   expect.same("position", c.position, Position::learned);
+  expect.check(c.init_values == 0, "init_values", ordered_json(c.init_values).dump(), "0");
+  expect.check(c.reg_tokens == 0, "reg_tokens", std::to_string(c.reg_tokens), "0");
+  expect.same("no_embed_class", c.no_embed_class, false);
+  expect.same("qk_norm", c.qk_norm, false);
   const std::string act = enum_name(c.hidden_act);
   ordered_json document = {
       {"architectures", ordered_json::array({"ViTForImageClassification"})},

@@ -46,6 +46,10 @@ struct EnumNames<EmbeddingInitialization> {
                                                             "timm"};
 };
 template <>
+struct EnumNames<HeadInitialization> {
+  static constexpr std::array<std::string_view, 2> names = {"default", "zero"};
+};
+template <>
 struct EnumNames<OptimizerKind> {
   static constexpr std::array<std::string_view, 2> names = {"adam", "adamw"};
 };
@@ -111,10 +115,15 @@ void model_fields(Visitor& visit, Config& c) {
   visit("norm_order", c.norm_order);
   visit("qkv_layout", c.qkv_layout);
   visit("position", c.position);
+  visit("reg_tokens", c.reg_tokens);
+  visit("no_embed_class", c.no_embed_class);
+  visit("qk_norm", c.qk_norm);
   visit("position_rows", c.position_rows);
+  visit("init_values", c.init_values);
   visit("init", c.init);
   visit("embedding_init", c.embedding_init);
   visit("patch_init_normal", c.patch_init_normal);
+  visit("head_init", c.head_init);
 }
 
 template <typename Visitor, typename Config>

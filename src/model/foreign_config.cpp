@@ -103,6 +103,10 @@ void read_model_args(const json& document, const std::string& source, VitConfig&
   bool fc_norm = false;
   reader("fc_norm", fc_norm);
   if (reader.has("fc_norm")) arguments.fc_norm = fc_norm;
+  reader("init_values", model.init_values);
+  reader("reg_tokens", model.reg_tokens);
+  reader("no_embed_class", model.no_embed_class);
+  reader("qk_norm", model.qk_norm);
   reader("attn_drop_rate", model.attention_probs_dropout_prob);
   reader("pos_drop_rate", model.embedding_dropout_prob);
   reader("proj_drop_rate", model.hidden_dropout_prob);

@@ -36,10 +36,14 @@ class Filler {
 
   void fill() {
     const std::string& name = parameter_.name;
-    if (name == "cls_token" || name == "pos_embed") return embedding();
+    if (name == "cls_token" || name == "reg_token" || name == "pos_embed") return embedding();
     if (name.find("norm") != std::string::npos) {
       return constant(name.ends_with(".weight") ? 1.0f : 0.0f);
     }
+    if (name.starts_with("head.") && config_.head_init == HeadInitialization::zero) {
+      return constant(0);
+    }
+    if (name.ends_with(".gamma")) return constant(static_cast<float>(config_.init_values));
     const bool is_bias = name.ends_with(".bias");
     if (name == "patch_embed.proj.weight" && config_.patch_init_normal) return normal(1.0);
     switch (config_.init) {
@@ -84,7 +88,7 @@ class Filler {
   }
 
   void embedding() {
-    const bool is_class = parameter_.name == "cls_token";
+    const bool is_token = parameter_.name != "pos_embed";
     switch (config_.embedding_init) {
       case EmbeddingInitialization::uniform:
         return each([](RandomStream& stream) { return stream.uniform(); });
@@ -93,7 +97,7 @@ class Filler {
       case EmbeddingInitialization::trunc_normal:
         return truncated(config_.initializer_range);
       case EmbeddingInitialization::timm:
-        return is_class ? normal(1e-6) : truncated(0.02);
+        return is_token ? normal(1e-6) : truncated(0.02);
     }
   }
 
@@ -133,7 +137,7 @@ class Filler {
 
 void sincos_1d(const VitConfig& c, std::vector<float>& table) {
   const auto d = static_cast<double>(c.hidden_size);
-  for (std::int64_t t = 0; t < c.tokens(); ++t) {
+  for (std::int64_t t = 0; t < c.position_tokens(); ++t) {
     for (std::int64_t j = 0; j < c.hidden_size; ++j) {
       const double angle =
           static_cast<double>(t) / std::pow(10000.0, static_cast<double>(j - j % 2) / d);
@@ -145,7 +149,7 @@ void sincos_1d(const VitConfig& c, std::vector<float>& table) {
 
 void sincos_2d(const VitConfig& c, std::vector<float>& table) {
   const std::int64_t quarter = c.hidden_size / 4, columns = c.image_width / c.patch_size;
-  const std::int64_t first = c.class_token == ClassToken::first ? 1 : 0;
+  const std::int64_t first = c.first_patch_position();
   for (std::int64_t p = 0; p < c.patches(); ++p) {
     float* row = table.data() + (first + p) * c.hidden_size;
     const auto x = static_cast<double>(p % columns), y = static_cast<double>(p / columns);
@@ -163,7 +167,8 @@ void sincos_2d(const VitConfig& c, std::vector<float>& table) {
 }  // namespace
 
 std::vector<float> sincos_positions(const VitConfig& config) {
-  std::vector<float> table(static_cast<std::size_t>(config.tokens() * config.hidden_size), 0.0f);
+  std::vector<float> table(static_cast<std::size_t>(config.position_tokens() * config.hidden_size),
+                           0.0f);
   (config.position == Position::sincos1d ? sincos_1d : sincos_2d)(config, table);
   return table;
 }

@@ -1,9 +1,12 @@
 // The Vision Transformer as a graph.
 //
-//   x = tokens(patches · Wᵖ)                                    Dosovitskiy et al. 2021,
-//   section 3.1 pre:   x += attn(norm1(x));           x += mlp(norm2(x)) post:  x = norm1(x +
-//   attn(x));        x = norm2(x + mlp(x)) d2l:   x = norm1(x);  x += attn(x);   x += mlp(norm2(x))
+//   x = tokens(patches · Wᵖ)                                  Dosovitskiy et al. 2021, section 3.1
+//   pre:   x += attn(norm1(x));           x += mlp(norm2(x))
+//   post:  x = norm1(x + attn(x));        x = norm2(x + mlp(x))
+//   d2l:   x = norm1(x);  x += attn(x);   x += mlp(norm2(x))
 //   logits = head(norm(pool(x)))
+//
+// With LayerScale each branch, attn(…) and mlp(…), is multiplied by a gamma of its own.
 #include "vitrine/vit.h"
 
 #include "model/freeze.h"
@@ -98,6 +101,8 @@ class Builder {
     if (c.class_token != ClassToken::none) {
       class_token = weight("cls_token", Shape{1, 1, c.hidden_size});
     }
+    ValueId registers = kNone;
+    if (c.reg_tokens > 0) registers = weight("reg_token", Shape{1, c.reg_tokens, c.hidden_size});
     const ValueId position = positions();
     const std::string name = "patch_embed.proj";
     const ValueId maps =
@@ -109,18 +114,18 @@ class Builder {
     const double rate =
         c.embedding_dropout_prob < 0 ? c.hidden_dropout_prob : c.embedding_dropout_prob;
     return tokens(graph_, "tokens", projected, class_token, position, c.class_token,
-                  dropout(rate, kEmbedding));
+                  dropout(rate, kEmbedding), registers, c.no_embed_class);
   }
 
   ValueId positions() {
     const VitConfig& c = config_;
     if (c.position == Position::none) return kNone;
     if (c.position == Position::learned) {
-      const std::int64_t rows = c.position_rows ? c.position_rows : c.tokens();
+      const std::int64_t rows = c.position_rows ? c.position_rows : c.position_tokens();
       return weight("pos_embed", Shape{1, rows, c.hidden_size});
     }
-    return graph_.constant("positions", Shape{c.tokens(), c.hidden_size}, sincos_positions(c),
-                           graph_.working_type());
+    return graph_.constant("positions", Shape{c.position_tokens(), c.hidden_size},
+                           sincos_positions(c), graph_.working_type());
   }
 
   ValueId norm(const std::string& name, ValueId x) {
@@ -129,23 +134,48 @@ class Builder {
     return layer_norm(graph_, name, x, scale, shift, static_cast<float>(config_.layer_norm_eps));
   }
 
+  struct Qkv {
+    ValueId qkv, k = kNone, v = kNone;  ///< packed, or q, k and v
+  };
+
+  Qkv project(const std::string& name, ValueId x) {
+    const std::int64_t d = config_.hidden_size, heads = config_.num_attention_heads;
+    const bool per_head = config_.qkv_layout == QkvLayout::per_head;
+    const ValueId maps = weight(name + ".weight",
+                                per_head ? Shape{3, heads, d / heads, d / heads} : Shape{3 * d, d});
+    const Shape bias_shape = per_head ? Shape{3, heads, d / heads} : Shape{3 * d};
+    const ValueId shifts = config_.qkv_bias ? weight(name + ".bias", bias_shape) : kNone;
+    const auto map = per_head ? per_head_linear : linear;
+    if (!config_.qk_norm) return {map(graph_, name, x, maps, shifts)};
+    // Norms take rows of their own tensors, so q, k and v are thirds of the projection.
+    auto third = [&](std::int64_t i) {
+      const Shape part = per_head ? Shape{1, heads, d / heads, d / heads} : Shape{d, d};
+      const Shape bias_part = per_head ? Shape{1, heads, d / heads} : Shape{d};
+      const ValueId rows = graph_.slice(maps, i * part.elements(), part);
+      return map(graph_, name + "." + "qkv"[i], x, rows,
+                 shifts == kNone ? kNone : graph_.slice(shifts, i * d, bias_part));
+    };
+    return {third(0), third(1), third(2)};
+  }
+
+  ValueId norm_of_heads(const std::string& name, ValueId x) {
+    const Shape shape{config_.hidden_size / config_.num_attention_heads};
+    const ValueId scale = weight(name + ".weight", shape), shift = weight(name + ".bias", shape);
+    return layer_norm_of_heads(graph_, name, x, scale, shift,
+                               static_cast<float>(config_.layer_norm_eps));
+  }
+
   ValueId attend(const std::string& name, ValueId x, std::int64_t layer) {
     const std::int64_t d = config_.hidden_size, heads = config_.num_attention_heads;
-    ValueId qkv = kNone;
-    if (config_.qkv_layout == QkvLayout::per_head) {
-      const ValueId maps = weight(name + ".qkv.weight", Shape{3, heads, d / heads, d / heads});
-      const ValueId shifts =
-          config_.qkv_bias ? weight(name + ".qkv.bias", Shape{3, heads, d / heads}) : kNone;
-      qkv = per_head_linear(graph_, name + ".qkv", x, maps, shifts);
-    } else {
-      const ValueId maps = weight(name + ".qkv.weight", Shape{3 * d, d});
-      qkv =
-          linear(graph_, name + ".qkv", x, maps, bias(name + ".qkv.bias", 3 * d, config_.qkv_bias));
+    Qkv in = project(name + ".qkv", x);
+    if (config_.qk_norm) {
+      in.qkv = norm_of_heads(name + ".q_norm", in.qkv);
+      in.k = norm_of_heads(name + ".k_norm", in.k);
     }
     const Dropout drop = site(config_.attention_probs_dropout_prob, layer, kAttention);
-    const ValueId out =
-        attention(graph_, name, qkv, kNone, heads, all(), drop, options_.attention_probabilities)
-            .out;
+    const ValueId out = attention(graph_, name, in.qkv, in.k, heads, all(), drop,
+                                  options_.attention_probabilities, in.v)
+                            .out;
     if (!config_.output_projection) return out;
     const ValueId projection = weight(name + ".proj.weight", Shape{d, d});
     return linear(graph_, name + ".proj", out, projection,
@@ -164,6 +194,12 @@ class Builder {
     return linear(graph_, name + ".fc2", active, second, bias(name + ".fc2.bias", d));
   }
 
+  // LayerScale; dropout of the branch, which timm has before it, is a factor too and commutes.
+  ValueId scaled(const std::string& name, ValueId branch) {
+    if (config_.init_values == 0) return branch;
+    return scale_columns(graph_, name, branch, weight(name + ".gamma", Shape{config_.hidden_size}));
+  }
+
   ValueId join(const std::string& name, ValueId x, ValueId branch, std::int64_t layer, Site after,
                Site path) {
     return residual(graph_, name, x, branch, site(config_.hidden_dropout_prob, layer, after),
@@ -174,10 +210,12 @@ class Builder {
     const std::string name = "blocks." + std::to_string(layer);
     const std::string attn = name + ".attn", feed = name + ".mlp";
     auto join_attention = [&](ValueId to, ValueId branch) {
-      return join(attn + ".residual", to, branch, layer, kAfterAttention, kAttentionPath);
+      return join(attn + ".residual", to, scaled(name + ".ls1", branch), layer, kAfterAttention,
+                  kAttentionPath);
     };
     auto join_mlp = [&](ValueId to, ValueId branch) {
-      return join(feed + ".residual", to, branch, layer, kAfterMlp, kMlpPath);
+      return join(feed + ".residual", to, scaled(name + ".ls2", branch), layer, kAfterMlp,
+                  kMlpPath);
     };
     switch (config_.norm_order) {
       case NormOrder::pre:
@@ -196,10 +234,9 @@ class Builder {
 
   ValueId head(ValueId x) {
     const VitConfig& c = config_;
-    const bool has_token = c.class_token != ClassToken::none;
-    TokenWindow window{1, c.class_token == ClassToken::last ? c.patches() : 0, c.tokens()};
+    TokenWindow window{1, c.class_token == ClassToken::last ? c.tokens() - 1 : 0, c.tokens()};
     if (c.pool == Pool::mean) {
-      window = {c.patches(), has_token && c.class_token == ClassToken::first ? 1 : 0, c.tokens()};
+      window = {c.patches(), c.first_patch(), c.tokens()};
       if (c.final_norm && c.pool_norm == PoolNorm::before) x = norm("norm", x);
     }
     x = pool(graph_, "pool", x, window);

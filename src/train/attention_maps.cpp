@@ -23,11 +23,6 @@ std::int64_t patch_columns(const VitConfig& config) {
   return config.image_width / config.patch_size;
 }
 
-/// The token of the first patch.
-std::int64_t first_patch(const VitConfig& config) {
-  return config.class_token == ClassToken::first ? 1 : 0;
-}
-
 Image overlay(const Image& tile, const std::vector<float>& map, const VitConfig& config) {
   const std::vector<float> fitted =
       resize_bilinear(map, patch_rows(config), patch_columns(config), tile.height, tile.width);
@@ -94,10 +89,10 @@ std::vector<float> attention_rollout(const AttentionMaps& maps) {
 
 std::vector<float> patch_attention(const VitConfig& config, const float* map) {
   const std::int64_t tokens = config.tokens(), patches = config.patches();
-  const std::int64_t first = first_patch(config);
+  const std::int64_t first = config.first_patch();
   std::int64_t from = first, to = first + patches;  // the rows that are pooled
   if (config.pool == Pool::token) {
-    from = config.class_token == ClassToken::last ? patches : 0;
+    from = config.class_token == ClassToken::last ? tokens - 1 : 0;
     to = from + 1;
   }
   std::vector<float> read(static_cast<std::size_t>(patches), 0.0f);

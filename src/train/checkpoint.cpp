@@ -278,6 +278,7 @@ void check_same_model(const Checkpoint& checkpoint, const RunConfig& config) {
                                      "init",
                                      "embedding_init",
                                      "patch_init_normal",
+                                     "head_init",
                                      "id2label"};
   const ordered_json before = model_json(checkpoint.config), now = model_json(config);
   for (const auto& [key, value] : before.items()) {

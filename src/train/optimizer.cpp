@@ -30,9 +30,17 @@ double ema_decay_at(const OptimizerConfig& config, std::int64_t step) {
   return std::min(config.ema_decay, 1.0 - std::pow(1.0 + static_cast<double>(step), kPower));
 }
 
+namespace {
+
+bool is_embedding(const std::string& parameter) {
+  return parameter == "cls_token" || parameter == "reg_token" || parameter == "pos_embed";
+}
+
+}  // namespace
+
 bool decays_by_default(const Parameter& parameter) {
   return parameter.shape.rank() > 1 && !parameter.name.ends_with(".bias") &&
-         parameter.name != "cls_token" && parameter.name != "pos_embed";
+         !is_embedding(parameter.name);
 }
 
 namespace {
@@ -48,8 +56,7 @@ std::int64_t block_of(const std::string& parameter) {
 std::int64_t layer_depth(const std::string& parameter, std::int64_t blocks) {
   if (block_of(parameter) >= 0) return block_of(parameter) + 1;
   if (parameter.starts_with("norm.")) return blocks;
-  const bool embeds =
-      parameter == "cls_token" || parameter == "pos_embed" || parameter.starts_with("patch_embed.");
+  const bool embeds = is_embedding(parameter) || parameter.starts_with("patch_embed.");
   return embeds ? 0 : blocks + 1;
 }
 

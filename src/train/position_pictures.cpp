@@ -42,8 +42,8 @@ std::pair<float, float> range_of(const std::vector<float>& numbers) {
 std::vector<float> patch_positions(const VitConfig& config, const Plan& plan,
                                    std::span<const float> weights) {
   if (config.position == Position::none) return {};
-  const std::int64_t first = config.class_token == ClassToken::first ? 1 : 0;
-  const auto begin = first * config.hidden_size, count = config.patches() * config.hidden_size;
+  const auto begin = config.first_patch_position() * config.hidden_size;
+  const auto count = config.patches() * config.hidden_size;
   if (config.position != Position::learned) {
     const std::vector<float> table = sincos_positions(config);
     return {table.begin() + begin, table.begin() + begin + count};

@@ -128,14 +128,16 @@ class WeightReader {
     });
   }
 
-  std::int64_t class_rows() const { return config_.class_token == ClassToken::none ? 0 : 1; }
+  /// Rows of the position table that are no patch's.
+  std::int64_t other_rows() const { return config_.position_tokens() - config_.patches(); }
 
   // The grid of a table's positions: the one that is known, or, as timm assumes, a square.
   std::optional<PatchGrid> grid_of(const SafetensorsEntry& entry, const Shape& expected) const {
-    const bool own_length = config_.position_rows == 0 || config_.position_rows == config_.tokens();
+    const bool own_length =
+        config_.position_rows == 0 || config_.position_rows == config_.position_tokens();
     const Shape& shape = entry.shape;
     if (!own_length || shape.rank() != 3 || shape[0] != 1 || shape[2] != expected[2]) return {};
-    const std::int64_t patches = shape[1] - class_rows();
+    const std::int64_t patches = shape[1] - other_rows();
     if (const auto& known = adaptation_.grid) {
       return known->rows * known->columns == patches ? known : std::nullopt;
     }
@@ -235,20 +237,20 @@ class WeightReader {
     }
   }
 
-  // The class token's row stays where it is.
+  // The rows of class token and registers stay where they are.
   std::vector<float> resampled() const {
     const auto& [entry, from, to] = *positions_;
     const std::int64_t hidden = config_.hidden_size;
     const std::vector<float> table = as_floats(bytes_of(*entry), entry->dtype);
-    const bool first = config_.class_token == ClassToken::first;
     const std::span<const float> rows(table);
     const auto patch_floats = static_cast<std::size_t>(from.rows * from.columns * hidden);
-    const std::span<const float> patches =
-        rows.subspan(static_cast<std::size_t>(first ? hidden : 0), patch_floats);
-    std::vector<float> result = resample_positions(patches, from, to, hidden);
-    const std::span<const float> class_row =
-        first ? rows.first(static_cast<std::size_t>(hidden)) : rows.subspan(patch_floats);
-    result.insert(first ? result.begin() : result.end(), class_row.begin(), class_row.end());
+    const auto before = static_cast<std::size_t>(config_.first_patch_position() * hidden);
+    std::vector<float> result(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(before));
+    const std::vector<float> patches =
+        resample_positions(rows.subspan(before, patch_floats), from, to, hidden);
+    result.insert(result.end(), patches.begin(), patches.end());
+    const std::span<const float> after = rows.subspan(before + patch_floats);
+    result.insert(result.end(), after.begin(), after.end());
     return result;
   }
 

@@ -29,6 +29,8 @@ std::vector<reference::tokens::Case> token_cases() {
   all.push_back({2, 49, 1, kFirst, 50, 0.3f, true});
   all.push_back({5, 17, 3, kNone, 17, 0.5f, false});
   all.push_back({2, 16, 45, kFirst, 0, 0.0f, false});
+  all.push_back({9, 16, 48, kFirst, 16, 0.1f, true, 4, true});
+  all.push_back({3, 16, 45, kLast, 30, 0.0f, true, 5});
   if (!kReduced) {
     all.push_back({2, 196, 64, kFirst, 197, 0.1f, false});
     all.push_back({1, 256, 48, kLast, 257, 0.0f, true});
@@ -48,20 +50,21 @@ class Tokens : public KernelTest {
   /// A problem on the device, its inputs rounded to the type.
   struct OnDevice {
     reference::tokens::Problem host;
-    DeviceTensor patches, class_token, position, dx;
+    DeviceTensor patches, class_token, registers, position, dx;
     DeviceArray<StepState> state;
 
     OnDevice(const Case& c, std::uint64_t seed, DType dtype)
         : host(rounded(c, seed, dtype)),
           patches(dtype, host.patches),
           class_token(dtype, host.class_token),
+          registers(dtype, not_empty(host.registers)),
           position(dtype, not_empty(host.position)),
           dx(dtype, host.dx),
           state(host.state) {}
 
     static reference::tokens::Problem rounded(const Case& c, std::uint64_t seed, DType dtype) {
       reference::tokens::Problem p(c, seed);
-      for (auto* values : {&p.patches, &p.class_token, &p.position, &p.dx}) {
+      for (auto* values : {&p.patches, &p.class_token, &p.registers, &p.position, &p.dx}) {
         *values = rounded_to(dtype, *values);
       }
       return p;
@@ -71,7 +74,9 @@ class Tokens : public KernelTest {
     void set_common(Args& args) const {
       const Case& c = host.c;
       args.place = c.place;
+      args.patch_positions = c.patch_positions;
       args.batch = c.batch, args.num_patches = c.num_patches, args.hidden = c.hidden;
+      args.num_registers = c.registers;
       args.dropout = {c.dropout, 6};
       args.state = state.data();
     }
@@ -81,6 +86,7 @@ class Tokens : public KernelTest {
       args.x = x;
       args.patches = patches.view();
       if (host.c.place != ClassToken::none) args.class_token = class_token.view();
+      if (host.c.registers > 0) args.registers = registers.view();
       if (host.c.position_rows > 0) args.position = position.view();
       return args;
     }
@@ -89,16 +95,18 @@ class Tokens : public KernelTest {
   /// The outputs of the backward pass: parameters' as they were where that matters, else poisoned.
   struct Gradients {
     DeviceTensor dpatches;
-    DeviceArray<float> dclass, dposition;
+    DeviceArray<float> dclass, dposition, dregisters;
 
     explicit Gradients(const OnDevice& p)
         : dpatches(p.patches.dtype(), std::ssize(p.host.patches)),
           dclass(p.host.c.accumulate ? p.host.dclass : poisoned(p.host.c.hidden)),
-          dposition(not_empty(position_before(p.host))) {}
+          dposition(not_empty(position_before(p.host))),
+          dregisters(not_empty(p.host.c.accumulate ? p.host.dregisters
+                                                   : poisoned(std::ssize(p.host.dregisters)))) {}
 
     static std::vector<float> position_before(const reference::tokens::Problem& p) {
       std::vector<float> before = p.dposition;
-      const std::int64_t written = before.empty() ? 0 : p.c.tokens() * p.c.hidden;
+      const std::int64_t written = before.empty() ? 0 : p.c.positions() * p.c.hidden;
       if (!p.c.accumulate) {
         std::fill_n(before.begin(), written, std::numeric_limits<float>::quiet_NaN());
       }
@@ -109,6 +117,7 @@ class Tokens : public KernelTest {
       p.set_common(args);
       args.dpatches = dpatches.view();
       if (p.host.c.place != ClassToken::none) args.dclass = dclass.view();
+      if (p.host.c.registers > 0) args.dregisters = dregisters.view();
       if (p.host.c.position_rows > 0) args.dposition = dposition.view();
       args.dx = p.dx.view();
       args.accumulate = p.host.c.accumulate;
@@ -153,10 +162,14 @@ TEST_F(Tokens, BackwardMatchesReference) {
       if (c.place != ClassToken::none) {
         expect_close(g.dclass.values(), naive.dclass, exact.dclass, "dclass");
       }
+      if (c.registers > 0) {
+        expect_close(g.dregisters.values(), naive.dregisters, exact.dregisters, "dregisters");
+      }
       in_another_order([&] { kernels().tokens_backward(again.arguments(p)); });
       EXPECT_TRUE(same_bits(g.dpatches.values(), again.dpatches.values()));
       EXPECT_TRUE(same_bits(g.dposition.values(), again.dposition.values()));
       EXPECT_TRUE(same_bits(g.dclass.values(), again.dclass.values()));
+      EXPECT_TRUE(same_bits(g.dregisters.values(), again.dregisters.values()));
     }
   }
 }
@@ -165,15 +178,16 @@ TEST_F(Tokens, BackwardMatchesReference) {
 TEST_F(Tokens, BackwardWritesWhatIsAskedFor) {
   for (const DType dtype : kFloatTypes) {
     SCOPED_TRACE(trace(dtype, 650));
-    const OnDevice p({9, 4, 8, ClassToken::first, 7, 0.2f, true}, 650, dtype);
+    const OnDevice p({9, 4, 8, ClassToken::first, 9, 0.2f, true, 2}, 650, dtype);
     const Gradients all(p);
     kernels().tokens_backward(all.arguments(p));
-    for (const int asked_for : {0, 1, 2, 4}) {
+    for (const int asked_for : {0, 1, 2, 4, 8}) {
       const Gradients some(p), untouched(p);
       TokensBackward args = some.arguments(p);
       if ((asked_for & 1) == 0) args.dpatches = {};
       if ((asked_for & 2) == 0) args.dclass = {};
       if ((asked_for & 4) == 0) args.dposition = {};
+      if ((asked_for & 8) == 0) args.dregisters = {};
       kernels().tokens_backward(args);
       const auto expected = [&](int bit) -> const Gradients& {
         return (asked_for & bit) != 0 ? all : untouched;
@@ -181,6 +195,7 @@ TEST_F(Tokens, BackwardWritesWhatIsAskedFor) {
       EXPECT_TRUE(same_bits(some.dpatches.values(), expected(1).dpatches.values()));
       EXPECT_TRUE(same_bits(some.dclass.values(), expected(2).dclass.values()));
       EXPECT_TRUE(same_bits(some.dposition.values(), expected(4).dposition.values()));
+      EXPECT_TRUE(same_bits(some.dregisters.values(), expected(8).dregisters.values()));
     }
   }
 }

@@ -59,8 +59,12 @@ class Vit {
   }
 
   Numbers norm(const Numbers& x, const std::string& name) const {
+    return norm(x, name, c_.hidden_size);
+  }
+
+  /// Of rows of d numbers.
+  Numbers norm(const Numbers& x, const std::string& name, std::int64_t d) const {
     const float *scale = weight(name + ".weight"), *shift = weight(name + ".bias");
-    const std::int64_t d = c_.hidden_size;
     Numbers y(x.size());
     for (std::size_t r = 0; r < x.size(); r += static_cast<std::size_t>(d)) {
       double mean = 0, variance = 0;
@@ -88,6 +92,9 @@ class Vit {
       }
     }
     Numbers x = linear(patches, "patch_embed.proj", c_.num_channels * p * p, c_.hidden_size);
+    if (const float* tokens = weight("reg_token")) {
+      x.insert(x.begin(), tokens, tokens + c_.reg_tokens * c_.hidden_size);
+    }
     if (const float* token = weight("cls_token")) {
       x.insert(c_.class_token == ClassToken::first ? x.begin() : x.end(), token,
                token + c_.hidden_size);
@@ -96,9 +103,15 @@ class Vit {
     const std::vector<float> fixed = learned == nullptr && c_.position != Position::none
                                          ? sincos_positions(c_)
                                          : std::vector<float>();
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      if (learned != nullptr) x[i] += static_cast<double>(learned[i]);
-      if (!fixed.empty()) x[i] += static_cast<double>(fixed[i]);
+    const std::int64_t first = c_.no_embed_class
+                                   ? c_.reg_tokens * c_.hidden_size +
+                                         (c_.class_token == ClassToken::first ? c_.hidden_size : 0)
+                                   : 0;
+    const std::int64_t count =
+        c_.no_embed_class ? c_.patches() * c_.hidden_size : static_cast<std::int64_t>(x.size());
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (learned != nullptr) x[first + i] += static_cast<double>(learned[i]);
+      if (!fixed.empty()) x[first + i] += static_cast<double>(fixed[i]);
     }
     return x;
   }
@@ -120,7 +133,8 @@ class Vit {
       }
       y.push_back(sum);
     }
-    return y;
+    if (!c_.qk_norm || part == 2) return y;
+    return norm(y, name + (part == 0 ? ".q_norm" : ".k_norm"), size);
   }
 
   Numbers attend(const Numbers& x, const std::string& name) {
@@ -175,26 +189,39 @@ class Vit {
     for (std::size_t i = 0; i < x.size(); ++i) x[i] += branch[i];
   }
 
+  Numbers layer_scaled(Numbers branch, const std::string& name) const {
+    const float* gamma = weight(name + ".gamma");
+    if (gamma == nullptr) return branch;
+    for (std::size_t i = 0; i < branch.size(); ++i) {
+      branch[i] *= static_cast<double>(gamma[i % static_cast<std::size_t>(c_.hidden_size)]);
+    }
+    return branch;
+  }
+
   void block(Numbers& x, std::int64_t layer) {
     const std::string name = "blocks." + std::to_string(layer);
     const std::string attn = name + ".attn", feed = name + ".mlp";
+    auto add_attention = [&](const Numbers& in) {
+      add(x, layer_scaled(attend(in, attn), name + ".ls1"));
+    };
+    auto add_mlp = [&](const Numbers& in) { add(x, layer_scaled(mlp(in, feed), name + ".ls2")); };
     if (c_.norm_order == NormOrder::post) {
-      add(x, attend(x, attn));
+      add_attention(x);
       x = norm(x, name + ".norm1");
-      add(x, mlp(x, feed));
+      add_mlp(x);
       x = norm(x, name + ".norm2");
       return;
     }
     if (c_.norm_order == NormOrder::d2l) x = norm(x, name + ".norm1");
-    add(x, attend(c_.norm_order == NormOrder::pre ? norm(x, name + ".norm1") : x, attn));
-    add(x, mlp(norm(x, name + ".norm2"), feed));
+    add_attention(c_.norm_order == NormOrder::pre ? norm(x, name + ".norm1") : x);
+    add_mlp(norm(x, name + ".norm2"));
   }
 
   void head(Numbers x) {
     const std::int64_t d = c_.hidden_size;
-    std::int64_t first = c_.class_token == ClassToken::last ? c_.patches() : 0, count = 1;
+    std::int64_t first = c_.class_token == ClassToken::last ? c_.tokens() - 1 : 0, count = 1;
     if (c_.pool == Pool::mean) {
-      first = c_.class_token == ClassToken::first ? 1 : 0;
+      first = c_.reg_tokens + (c_.class_token == ClassToken::first ? 1 : 0);
       count = c_.patches();
     }
     const bool after = c_.pool == Pool::mean && c_.pool_norm == PoolNorm::after;
