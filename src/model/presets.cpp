@@ -233,6 +233,7 @@ RunConfig plain_vit_s16() {
   m.class_token = ClassToken::none;
   m.pool = Pool::mean;
   m.position = Position::sincos2d;
+  m.head_init = HeadInitialization::zero;
   Recipe& r = c.recipe;
   r.scale = {0.05, 1.0};
   r.train_interpolation = "bilinear";
