@@ -5,6 +5,7 @@
 #include "cli/flags.h"
 #include "cli/predictions.h"
 #include "train/image_pass.h"
+#include "vitrine/batch_images.h"
 #include "vitrine/checkpoint.h"
 #include "vitrine/exchange.h"
 
