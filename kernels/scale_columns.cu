@@ -13,7 +13,10 @@
 // Page of account (H200: 132 multiprocessors, 4.3 TB/s copy rate; expectations: not measured, not
 // run on a GPU). ViT-B, batch 256, bf16: [50432, 768], 77 MB a tensor; memory-bound.
 //   forward 2 tensors, 36 µs; backward 3 tensors (dy, x, dx), 54 µs, and the partials, 264 runs of
-//   3 KB, in L2: a second launch, 2 to 3 µs. Expected: 90 % of the copy rate.
+//   3 KB, in L2: a second launch, 2 to 3 µs.
+// nvcc for sm_90, bf16, no spills: forward 64 registers, 4 blocks of 8 warps a multiprocessor, 64
+// bytes a thread under way; backward 112, 2 blocks, 128 bytes: 64 KB both, where 23 KB hide 700 ns
+// (Little). Expected: 90 % of the copy rate.
 #include <algorithm>
 #include <bit>
 

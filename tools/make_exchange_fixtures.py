@@ -319,7 +319,7 @@ def main():
         size = sum(file.stat().st_size for file in directory.iterdir())
         print(f"{directory.name:28} {size:8} bytes  {', '.join(sorted(os.listdir(directory)))}")
     print(f"{total} bytes together")
-    return 0 if total < 400_000 else f"{total} bytes together, expected fewer than 400000"
+    return 0 if total < 500_000 else f"{total} bytes together, expected fewer than 500000"
 
 
 if __name__ == "__main__":
