@@ -264,6 +264,8 @@ TEST_F(DataCommandTest, Refusals) {
   put_two_classes("photos", 2, 1);
   expect_refusal({"data", "pack", "photos", "photos"},
                  "photos: found a directory, expected a file to write");
+  expect_refusal({"data", "pack", "photos", "small.pack", "--short-side", "0"},
+                 "short_side: found 0, expected at least 1");
   expect_refusal({"data", "inspect", "nowhere"},
                  "nowhere: found nothing there, expected a folder, a packed file or one of digits, "
                  "mnist, fashion-mnist, cifar10, cifar100");

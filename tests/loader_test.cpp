@@ -242,6 +242,7 @@ TEST_F(LoaderTest, TheNextPictureTakesTheRowOfABrokenOne) {
   BrokenPictures broken(300);
   Loader loader(source, config_, {.workers = 3, .batch = 4}, broken);
   for (int number = 0; number < 2; ++number) {
+    const std::int64_t reads = source.reads_;
     loader.start({5, 20, 299, 21}, number, 0);
     const LoadedBatch* batch = loader.next();
     ASSERT_NE(batch, nullptr);
@@ -249,6 +250,9 @@ TEST_F(LoaderTest, TheNextPictureTakesTheRowOfABrokenOne) {
     EXPECT_EQ(batch->labels, (std::vector<std::int32_t>{15, 32, 10, 32}));
     for (const PictureView& view : batch->views) EXPECT_GE(view.offset, 0);
     EXPECT_EQ(loader.next(), nullptr);
+    if (number == 1) {
+      EXPECT_EQ(source.reads_ - reads, 4);  // broken ones are not tried again
+    }
     EXPECT_EQ(broken.messages(), (std::vector<std::string>{"picture 20: gone", "picture 21: gone",
                                                            "picture 299: gone"}));
   }

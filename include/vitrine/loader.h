@@ -4,7 +4,7 @@
 // Which picture stands where, and what is drawn for it, depends on (seed, epoch, position) alone:
 // the same bits whatever the number of workers. A broken picture is named and counted. In training
 // the next one of the source that works takes its place, with its own label; in evaluation the row
-// stays empty (offset −1, label −1).
+// stays empty (offset −1, label −1). A loader does not try a broken picture again.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +28,13 @@ struct LoaderOptions {
 /// Pictures of one batch as the augment family wants them. Valid until the next call of `next`.
 struct LoadedBatch {
   std::vector<std::uint8_t> pixels;
-  std::vector<PictureView> views;          ///< [count]; offsets into `pixels`
-  std::vector<ImageOperation> operations;  ///< [count, operations_per_image]
-  std::vector<std::int32_t> labels;        ///< [count]
-  std::vector<std::int64_t> pictures;      ///< [count] which of the source they are
+  /// [count]; offsets into `pixels`. The picture of a random resized crop's view ends where the
+  /// crop ends: torchvision crops before it resizes.
+  std::vector<PictureView> views;
+  /// [count, operations_per_image]; empty in evaluation.
+  std::vector<ImageOperation> operations;
+  std::vector<std::int32_t> labels;    ///< [count]
+  std::vector<std::int64_t> pictures;  ///< [count] which of the source they are
 };
 
 /// What the workers have done, summed over them.

@@ -49,7 +49,6 @@ Command add_data_pack(CLI::App& data) {
   command
       ->add_option("--short-side", options->pack.short_side,
                    "larger pictures are reduced to so many pixels")
-      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   add_folder_flags(*command, options->folder);
   command->add_option("-j,--workers", options->pack.workers, "threads; 0: one a core")
