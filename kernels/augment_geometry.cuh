@@ -2,6 +2,7 @@
 #pragma once
 
 #include "augment_images.cuh"
+#include "vitrine/pixel_sampling.h"
 
 namespace vitrine::cuda::augment {
 

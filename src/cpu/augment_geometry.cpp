@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cpu/augment_images.h"
+#include "vitrine/pixel_sampling.h"
 
 namespace vitrine::cpu {
 namespace {
