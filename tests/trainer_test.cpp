@@ -119,6 +119,7 @@ class TrainerTest : public testing::Test {
     state["recipe"].erase("max_steps");
     for (json& epoch : state["epochs"]) {
       epoch.erase("seconds");
+      epoch.erase("data_seconds");
       epoch.erase("images_per_second");
     }
     return state;

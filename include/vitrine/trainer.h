@@ -151,6 +151,7 @@ class Trainer {
                         const std::optional<EvaluationResult>& average);
   void save(const std::vector<std::string>& names);
   void write_metrics();
+  EventFile& events();
   void log_epoch(const EpochRecord& record);
 
   /// The device's sums at a log interval, on their way to the host.

@@ -266,8 +266,9 @@ void Trainer::report_progress(TrainObserver& observer, bool wait) {
                                     static_cast<double>(std::max<std::int64_t>(count, 1)),
                             .learning_rate = schedule_.at(progress.step - 1)};
     state_.steps.push_back(record);
-    if (events_)
-      events_->add(record.step, {{"loss/train", record.loss}, {"lr", record.learning_rate}});
+    if (!output_.empty()) {
+      events().add(record.step, {{"loss/train", record.loss}, {"lr", record.learning_rate}});
+    }
     const auto* optimizer = static_cast<const OptimizerState*>(progress.optimizer->wait());
     const auto samples = static_cast<double>(std::max<std::int64_t>(sums.samples, 1));
     observer.on_log(progress.images, record, static_cast<double>(sums.top1) / samples,
@@ -323,7 +324,6 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
   const Recipe& recipe = config_.recipe;
   const std::int64_t steps = steps_per_epoch();
   const std::int64_t images = recipe.batch_size * recipe.grad_accum_steps;
-  if (!output_.empty() && !events_) events_ = std::make_unique<EventFile>(output_);
   auto stop = [&] { return recipe.max_steps > 0 && state_.step >= recipe.max_steps; };
   if (recipe.epochs == 0) save({"last"});
   while (state_.epoch < recipe.epochs) {
@@ -400,6 +400,12 @@ void Trainer::save(const std::vector<std::string>& names) {
   save_checkpoint(output_, config_, plan_, tensors, state_, names);
 }
 
+// Made when there is something to write.
+EventFile& Trainer::events() {
+  if (!events_) events_ = std::make_unique<EventFile>(output_);
+  return *events_;
+}
+
 void Trainer::log_epoch(const EpochRecord& r) {
   EventFile::Scalars scalars = {{"loss/test", r.test_loss},
                                 {"accuracy/train_top1", r.train_top1},
@@ -412,8 +418,8 @@ void Trainer::log_epoch(const EpochRecord& r) {
                                    {"accuracy/ema_top1", r.ema_top1},
                                    {"accuracy/ema_top5", r.ema_top5}});
   }
-  events_->add(r.step, scalars);
-  events_->flush();
+  events().add(r.step, scalars);
+  events().flush();
 }
 
 // Both files are written whole from the records, so a resumed run leaves no doubled lines.

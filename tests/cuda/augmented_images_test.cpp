@@ -5,7 +5,7 @@
 
 #include "picture_folders.h"
 #include "simt/device.h"
-#include "simt/gpu.h"
+#include "simt/streams.h"
 #include "temporary_directory.h"
 #include "vitrine/batch_images.h"
 
