@@ -53,19 +53,12 @@ class Photographs : public testing::Test {
   }
 
   ProgramResult train(const fs::path& run, const Words& more) {
-    Words words = {"train",
-                   "--preset",
-                   "vit_tiny_patch16_224",
-                   "--data-dir",
-                   root_.string(),
-                   "--device",
-                   "cpu",
-                   "--epochs",
-                   "2",
-                   "-b",
-                   "5",
-                   "-o",
-                   run.string()};
+    Words words = {"train",      "--preset",     "vit_tiny_patch16_224",
+                   "--data-dir", root_.string(), "--device",
+                   "cpu",        "-o",           run.string()};
+    for (const auto& [flag, value] : {std::pair{"--epochs", "2"}, std::pair{"--batch-size", "5"}}) {
+      if (std::count(more.begin(), more.end(), flag) == 0) words.insert(words.end(), {flag, value});
+    }
     words.insert(words.end(), kModel.begin(), kModel.end());
     words.insert(words.end(), more.begin(), more.end());
     return run_program_with(words);
@@ -232,16 +225,14 @@ TEST_F(Photographs, StoredImagesAreAugmentedToo) {
                    "--crop-padding",
                    "2",
                    "--train-crop-mode",
-                   "pad",
-                   "--mixup",
-                   "0.2"};
+                   "pad"};
     const ProgramResult result = run_program_with(with(words, more));
     EXPECT_EQ(result.code, 0) << result.err;
     return file(directory_ / name, "model.safetensors");
   };
-  const std::string one = bits("one", {"--threads", "1"});
-  EXPECT_EQ(one, bits("two", {"--threads", "2"}));
-  EXPECT_NE(one, bits("other", {"--mixup", "0"}));
+  const std::string one = bits("one", {"--mixup", "0.2", "--threads", "1"});
+  EXPECT_EQ(one, bits("two", {"--mixup", "0.2", "--threads", "2"}));
+  EXPECT_NE(one, bits("other", {"--threads", "2"}));
 }
 
 TEST_F(Photographs, DrawsWhatTheRecipeMakesOfThem) {

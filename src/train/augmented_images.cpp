@@ -117,13 +117,13 @@ const LoadedBatch& AugmentedImages::draw(std::span<const std::int64_t> images,
                      .stride_c = data_.height * data_.width,
                      .height = static_cast<std::int32_t>(data_.height),
                      .width = static_cast<std::int32_t>(data_.width)};
-    apply(drawn, view);
-    if (config_.crop_mode == CropMode::rrc) cut_to_box(view);
     if (!options_.resident) {
       view.offset = static_cast<std::int64_t>(drawn_.pixels.size());
       drawn_.pixels.insert(drawn_.pixels.end(), data_.image(image),
                            data_.image(image) + data_.image_bytes());
     }
+    apply(drawn, view);
+    if (config_.crop_mode == CropMode::rrc) cut_to_box(view);
     drawn_.views.push_back(view);
     drawn_.operations.insert(drawn_.operations.end(), drawn.operations.begin(),
                              drawn.operations.end());

@@ -54,9 +54,11 @@ TEST_F(ProgramTest, AnErrorThatComesLateIsNamed) {
   }
   const InjectedFault fault("adamw:2:700");
   expect_parts(expect_fault(train({}, "run", "auto")), {"vitrine: step 2: update: "});
-  // Nothing but the configuration: no checkpoint was due, and the replay writes none.
+  // Nothing but the configuration and the log: no checkpoint was due, and the replay writes none.
   for (const auto& [name, content] : files()) {
-    EXPECT_TRUE(!name.starts_with("./run/") || name == "./run/config.json") << name;
+    EXPECT_TRUE(!name.starts_with("./run/") || name == "./run/config.json" ||
+                name.starts_with("./run/events."))
+        << name;
   }
 }
 
@@ -115,8 +117,11 @@ TEST_F(ProgramTest, AReplayBeginsAtTheCheckpointAndEnds) {
   EXPECT_EQ(fs::read_symlink("run/last"), "step-3");
   expect_same_run("run", "three");
   std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator("run")) names.insert(entry.path().filename());
-  EXPECT_EQ(names, (std::set<std::string>{"config.json", "last", "step-3"}));
+  for (const auto& entry : fs::directory_iterator("run")) {
+    const std::string name = entry.path().filename();
+    names.insert(name.starts_with("events.") ? "events" : name);
+  }
+  EXPECT_EQ(names, (std::set<std::string>{"config.json", "events", "last", "step-3"}));
 
   // Resumed and failing at once: the replay begins where the resumed run began.
   const Words resume = {"train", "--json", "--device", "cuda", "--resume", "run"};
