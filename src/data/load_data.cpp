@@ -3,6 +3,14 @@
 #include "vitrine/image_folder.h"
 
 namespace vitrine {
+namespace {
+
+// "photos" of "photos train".
+std::string without_split(const std::string& description) {
+  return description.substr(0, description.rfind(' '));
+}
+
+}  // namespace
 
 Dataset load_data(const RunConfig& config, Split split) {
   const Recipe& recipe = config.recipe;
@@ -12,7 +20,7 @@ Dataset load_data(const RunConfig& config, Split split) {
           ? open_packed(recipe.data_dir, split)
           : open_image_folder(recipe.data_dir, split,
                               {.val_split = recipe.val_split, .seed = recipe.seed});
-  Dataset data{.name = pictures->description(),
+  Dataset data{.name = without_split(pictures->description()),
                .channels = config.model.num_channels,
                .height = config.model.image_height,
                .width = config.model.image_width,
