@@ -2,18 +2,23 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
 namespace simt {
 
-/// Around an atomic access: ThreadSanitizer is told about it as memory_order.h says.
+/// Around an atomic access: ThreadSanitizer is told about it as memory_order.h says. In a block's
+/// shared memory the thread itself makes it, and barriers order it.
 class AtomicAccess {
  public:
-  AtomicAccess();
+  AtomicAccess(const void* target, std::size_t bytes);
   ~AtomicAccess();
   AtomicAccess(const AtomicAccess&) = delete;
   AtomicAccess& operator=(const AtomicAccess&) = delete;
+
+ private:
+  bool shared_;
 };
 
 /// What this block did before is visible to whoever sees a later atomic access of this block.
@@ -25,7 +30,7 @@ T atomic_change(T* target, const Change& change) {
   using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
   static_assert(sizeof(T) == sizeof(Bits));
   Bits* bits = reinterpret_cast<Bits*>(target);
-  const AtomicAccess access;
+  const AtomicAccess access(bits, sizeof(T));
   Bits before = __atomic_load_n(bits, __ATOMIC_RELAXED);
   while (!__atomic_compare_exchange_n(
       bits, &before, std::bit_cast<Bits>(static_cast<T>(change(std::bit_cast<T>(before)))), false,

@@ -73,11 +73,12 @@ bool next_async_copy(int pending, AsyncCopy& copy) {
   return false;
 }
 
-AtomicAccess::AtomicAccess() {
-  Multiprocessor::current().memory_order().begin_access();
+AtomicAccess::AtomicAccess(const void* target, std::size_t bytes)
+    : shared_(Multiprocessor::current().arena().contains(target, bytes)) {
+  if (!shared_) Multiprocessor::current().memory_order().begin_access();
 }
 AtomicAccess::~AtomicAccess() {
-  Multiprocessor::current().memory_order().end_access();
+  if (!shared_) Multiprocessor::current().memory_order().end_access();
 }
 
 void fence() {
