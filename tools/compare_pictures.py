@@ -10,6 +10,7 @@ RandAugment on 224 pixels, whose peer is timm's, where that is installed.
 """
 
 import argparse
+import datetime
 import io
 import json
 import os
@@ -82,8 +83,15 @@ class Pillow:
     def augmentation(self):
         """timm's, on images of Pillow."""
         from timm.data.auto_augment import rand_augment_transform
-        return rand_augment_transform("rand-m9-mstd0.5-inc1", dict(
+        augment = rand_augment_transform("rand-m9-mstd0.5-inc1", dict(
             translate_const=100, img_mean=(124, 116, 104)))
+
+        def bearing_no_bits(image):
+            try:
+                return augment(image)
+            except ValueError:  # newer versions of Pillow posterize to one bit at least
+                return image
+        return bearing_no_bits
 
 
 class Torchvision:
@@ -143,6 +151,16 @@ def peers():
     return found
 
 
+def machine():
+    root = Path(__file__).resolve().parent.parent
+    commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines()
+             if line.startswith("model name")]
+    return dict(processor=names[0] if names else "", commit=commit.stdout.strip(),
+                date=datetime.date.today().isoformat())
+
+
 def print_table(results):
     names = list(results)
     print("| pictures a second of one core | " + " | ".join(names) + " |")
@@ -188,8 +206,8 @@ def main():
     print_table(results)
     if args.json:
         Path(args.json).write_text(json.dumps(
-            dict(pictures=len(files), versions={peer.name: peer.version for peer in others},
-                 rates=results), indent=1) + "\n")
+            dict(machine=machine(), pictures=len(files), rates=results,
+                 versions={peer.name: peer.version for peer in others}), indent=1) + "\n")
 
 
 if __name__ == "__main__":
