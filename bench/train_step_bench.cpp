@@ -30,6 +30,8 @@ RunConfig config_of(const std::string& preset_name, Precision precision, std::in
   config.recipe.precision = precision;
   config.recipe.batch_size = batch;
   config.recipe.grad_accum_steps = 1;
+  // Stripes have the model's size. The crops of small data sets belong to their presets' step.
+  if (config.recipe.dataset == "folder") config.recipe.scale = {1.0, 1.0};
   return config;
 }
 

@@ -32,10 +32,14 @@ constexpr std::int64_t kMostBytes = std::int64_t{64} << 20;  // of images, where
 constexpr std::int64_t kMostSteps = 1'000'000;
 constexpr RoofSizes kQuickRoof = {.product = 128, .copy = std::int64_t{1} << 20};
 
+bool has_data(const ConfigFlags& flags) {
+  return flags.has("dataset") || flags.has("data_dir");
+}
+
 // Images of the data set that flags name, else stripes in the model's own size.
 Dataset images_for(const ConfigFlags& flags, const RunConfig& config) {
   const Recipe& recipe = config.recipe;
-  if (flags.has("dataset") || flags.has("data_dir")) {
+  if (has_data(flags)) {
     return load_data(config, Split::train);
   }
   const VitConfig& model = config.model;
@@ -66,7 +70,9 @@ int profile(const Options& options) {
   if (!options.flags.has_model()) {
     throw BadInput("profile: found no model, expected --preset or --config");
   }
-  const RunConfig config = options.flags.resolve();
+  RunConfig config = options.flags.resolve();
+  // Stripes have the model's size, and need no crops unless somebody asks for them.
+  if (!has_data(options.flags) && !options.flags.has("scale")) config.recipe.scale = {1.0, 1.0};
   std::optional<AtomicFile> page;  // fails before anything is measured
   if (!options.html.empty()) page.emplace(options.html);
   return run_on_device(options.device, [&](Device& device) {
