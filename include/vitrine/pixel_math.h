@@ -8,9 +8,9 @@
 // Positions and samples between pixels are in pixel_sampling.h.
 //
 // Pillow rounds each product before it adds, so a fused multiply-add would change results that lie
-// next to a grey level. Products that are not exact go through `product`; files that include this
-// header are compiled for the host with -ffp-contract=off. No function of a mathematical library
-// is used but those that IEEE 754 defines to the last bit.
+// next to a grey level. Products that are not exact go through `unfused_product`; files that
+// include this header are compiled for the host with -ffp-contract=off. No function of a
+// mathematical library is used but those that IEEE 754 defines to the last bit.
 #pragma once
 
 #include <cmath>
@@ -18,26 +18,11 @@
 
 #include "vitrine/augment.h"
 #include "vitrine/random.h"
+#include "vitrine/unfused.h"
 
 namespace vitrine::pixel {
 
 constexpr int kLevels = 256;  ///< of a channel
-
-/// a · b, rounded before anything is added to it.
-VITRINE_HOST_DEVICE inline float product(float a, float b) {
-#ifdef __CUDA_ARCH__
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-VITRINE_HOST_DEVICE inline double product(double a, double b) {
-#ifdef __CUDA_ARCH__
-  return __dmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
 
 VITRINE_HOST_DEVICE constexpr int clamped(int value, int low, int high) {
   return value < low ? low : value > high ? high : value;
@@ -62,7 +47,7 @@ VITRINE_HOST_DEVICE constexpr std::uint8_t to_level(double value) {
 
 /// Image.blend: from a towards b, and beyond where alpha > 1.
 VITRINE_HOST_DEVICE inline std::uint8_t blend(int a, int b, float alpha) {
-  return to_level(static_cast<float>(a) + product(alpha, static_cast<float>(b - a)));
+  return to_level(static_cast<float>(a) + unfused_product(alpha, static_cast<float>(b - a)));
 }
 
 VITRINE_HOST_DEVICE constexpr int luma(int r, int g, int b) {
@@ -116,8 +101,8 @@ VITRINE_HOST_DEVICE inline std::uint8_t histogram_tone(ImageOperationKind kind,
   const int range = histogram.brightest - histogram.darkest;
   if (range <= 0) return to_level(x);
   const double scale = 255.0 / range;
-  const double offset = product(-static_cast<double>(histogram.darkest), scale);
-  return to_level(product(static_cast<double>(x), scale) + offset);
+  const double offset = unfused_product(-static_cast<double>(histogram.darkest), scale);
+  return to_level(unfused_product(static_cast<double>(x), scale) + offset);
 }
 
 /// What becomes of value x; `mean` is the mean luma, for contrast.
@@ -173,7 +158,7 @@ VITRINE_HOST_DEVICE inline Hsv to_hsv(Rgb c) {
 
 /// v · (1 − reduced), rounded half up.
 VITRINE_HOST_DEVICE inline int reduced_value(int v, double reduced) {
-  const double value = product(static_cast<double>(v), 1.0 - reduced);
+  const double value = unfused_product(static_cast<double>(v), 1.0 - reduced);
   const int cut = static_cast<int>(value);
   return cut + (value - cut >= 0.5 ? 1 : 0);
 }
@@ -186,8 +171,8 @@ VITRINE_HOST_DEVICE inline Rgb to_rgb(Hsv c) {
   const auto saturation = static_cast<float>(c.s / 255.0);
   const int v = c.v;
   const int p = reduced_value(v, saturation);
-  const int q = reduced_value(v, product(saturation, fraction));
-  const int t = reduced_value(v, product(static_cast<double>(saturation), 1.0 - fraction));
+  const int q = reduced_value(v, unfused_product(saturation, fraction));
+  const int t = reduced_value(v, unfused_product(static_cast<double>(saturation), 1.0 - fraction));
   const int r = sector == 1 ? q : sector == 2 || sector == 3 ? p : sector == 4 ? t : v;
   const int g = sector == 3                  ? q
                 : sector == 4 || sector == 5 ? p
@@ -200,7 +185,7 @@ VITRINE_HOST_DEVICE inline Rgb to_rgb(Hsv c) {
 /// What is added to the hue, modulo 256, for a part of a whole turn.
 VITRINE_HOST_DEVICE inline std::uint8_t hue_shift(double turn) {
   constexpr int kLimit = 1 << 24;
-  return static_cast<std::uint8_t>(whole(product(turn, 255.0), -kLimit, kLimit) & 255);
+  return static_cast<std::uint8_t>(whole(unfused_product(turn, 255.0), -kLimit, kLimit) & 255);
 }
 
 VITRINE_HOST_DEVICE inline Rgb with_hue_shifted(Rgb color, std::uint8_t shift) {
@@ -236,18 +221,18 @@ VITRINE_HOST_DEVICE inline int blur_radius(double sigma) {
 VITRINE_HOST_DEVICE inline double exponential(double x) {
   constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
   constexpr int kTerms = 14, kSmallest = -1020;
-  const double doublings = std::floor(product(x, kLog2E) + 0.5);
+  const double doublings = std::floor(unfused_product(x, kLog2E) + 0.5);
   if (!(doublings > kSmallest)) return 0.0;
-  const double rest = x - product(doublings, kLn2);
+  const double rest = x - unfused_product(doublings, kLn2);
   double sum = 1.0;
-  for (int term = kTerms; term > 0; --term) sum = 1.0 + product(rest, sum) / term;
+  for (int term = kTerms; term > 0; --term) sum = 1.0 + unfused_product(rest, sum) / term;
   return std::ldexp(sum, static_cast<int>(doublings));
 }
 
 /// The Gaussian at distance i, not normalised.
 VITRINE_HOST_DEVICE inline double gaussian(int i, double sigma) {
   const double distance = i / sigma;
-  return exponential(product(product(-0.5, distance), distance));
+  return exponential(unfused_product(unfused_product(-0.5, distance), distance));
 }
 
 /// Weights of the distances 1 … radius, and of the centre what remains: flat areas stay as they
@@ -260,7 +245,7 @@ VITRINE_HOST_DEVICE inline void blur_weights(const double* gaussians, int radius
   std::uint32_t rest = 1u << kBlurBits;
   for (int i = radius; i > 0; --i) {
     weights[i] = static_cast<std::uint32_t>(
-        product(gaussians[i], static_cast<double>(1 << kBlurBits)) / sum + 0.5);
+        unfused_product(gaussians[i], static_cast<double>(1 << kBlurBits)) / sum + 0.5);
     rest -= 2 * weights[i];
   }
   weights[0] = rest;
@@ -309,12 +294,12 @@ VITRINE_HOST_DEVICE inline float log_of_24_bits(std::uint32_t n) {
     --exponent;
   }
   const float s = (mantissa - 1.0f) / (mantissa + 1.0f);
-  const float square = product(s, s);
+  const float square = unfused_product(s, s);
   float series = 2.0f / 9;  // 2 artanh(s), |s| < 0.172
   for (int term = 7; term > 0; term -= 2) {
-    series = 2.0f / static_cast<float>(term) + product(square, series);
+    series = 2.0f / static_cast<float>(term) + unfused_product(square, series);
   }
-  return product(static_cast<float>(exponent), kLn2) + product(s, series);
+  return unfused_product(static_cast<float>(exponent), kLn2) + unfused_product(s, series);
 }
 
 struct NoiseQuad {
@@ -326,21 +311,22 @@ struct NoiseQuad {
 VITRINE_HOST_DEVICE inline void normal_pair(std::uint32_t radius_word, std::uint32_t angle_word,
                                             float* pair) {
   constexpr float kAngleUnit = 1.5707963f / (1 << 30);
-  const float radius = std::sqrt(product(-2.0f, log_of_24_bits(radius_word >> 9 << 1 | 1u)));
+  const float radius =
+      std::sqrt(unfused_product(-2.0f, log_of_24_bits(radius_word >> 9 << 1 | 1u)));
   const int centred = static_cast<int>(angle_word & 0x3fffffffu) - (1 << 29);
-  const float angle = product(static_cast<float>(centred), kAngleUnit);
-  const float square = product(angle, angle);
+  const float angle = unfused_product(static_cast<float>(centred), kAngleUnit);
+  const float square = unfused_product(angle, angle);
   float cosine = 1.0f, sine = 1.0f;
   for (int term = 9; term > 0; term -= 2) {
-    cosine = 1.0f - product(square, cosine) / static_cast<float>(term * (term + 1));
-    sine = 1.0f - product(square, sine) / static_cast<float>((term + 1) * (term + 2));
+    cosine = 1.0f - unfused_product(square, cosine) / static_cast<float>(term * (term + 1));
+    sine = 1.0f - unfused_product(square, sine) / static_cast<float>((term + 1) * (term + 2));
   }
-  sine = product(angle, sine);
+  sine = unfused_product(angle, sine);
   const std::uint32_t quadrant = angle_word >> 30;
   const float first = quadrant % 2 == 0 ? cosine : sine;
   const float second = quadrant % 2 == 0 ? sine : cosine;
-  pair[0] = product(quadrant == 1 || quadrant == 2 ? -radius : radius, first);
-  pair[1] = product(quadrant >= 2 ? -radius : radius, second);
+  pair[0] = unfused_product(quadrant == 1 || quadrant == 2 ? -radius : radius, first);
+  pair[1] = unfused_product(quadrant >= 2 ? -radius : radius, second);
 }
 
 /// Standard normal numbers 4 · quad … 4 · quad + 3 of the stream.
@@ -362,7 +348,8 @@ VITRINE_HOST_DEVICE inline float erase_noise(std::uint64_t random, std::uint64_t
 /// mean + std · noise in levels, rounded.
 VITRINE_HOST_DEVICE inline std::uint8_t noise_level(float mean, float std, float noise) {
   constexpr float kBrightest = 255.0f;
-  const float level = product(mean, kBrightest) + product(product(std, kBrightest), noise);
+  const float level =
+      unfused_product(mean, kBrightest) + unfused_product(unfused_product(std, kBrightest), noise);
   return to_level(level + 0.5f);
 }
 

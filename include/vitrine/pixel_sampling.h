@@ -72,8 +72,10 @@ struct NearestMap {
  private:
   VITRINE_HOST_DEVICE bool near(int x, int y) const {
     constexpr double kLimit = 32768.0;
-    return std::fabs(product(value[0], x) + product(value[1], y) + value[2]) < kLimit &&
-           std::fabs(product(value[3], x) + product(value[4], y) + value[5]) < kLimit;
+    return std::fabs(unfused_product(value[0], x) + unfused_product(value[1], y) + value[2]) <
+               kLimit &&
+           std::fabs(unfused_product(value[3], x) + unfused_product(value[4], y) + value[5]) <
+               kLimit;
   }
   VITRINE_HOST_DEVICE static std::uint32_t fixed_point(double v) {
     constexpr int kLimit = 0x7fffffff;
@@ -104,8 +106,8 @@ VITRINE_HOST_DEVICE constexpr int floor_of(double v) {
 VITRINE_HOST_DEVICE inline SamplePoint sample_point(const double* v, int x, int y, int height,
                                                     int width) {
   const double centre_x = x + 0.5, centre_y = y + 0.5;
-  const double from_x = product(v[0], centre_x) + product(v[1], centre_y) + v[2];
-  const double from_y = product(v[3], centre_x) + product(v[4], centre_y) + v[5];
+  const double from_x = unfused_product(v[0], centre_x) + unfused_product(v[1], centre_y) + v[2];
+  const double from_y = unfused_product(v[3], centre_x) + unfused_product(v[4], centre_y) + v[5];
   const bool inside = from_x >= 0.0 && from_x < width && from_y >= 0.0 && from_y < height;
   if (!inside) return {};
   const int low_x = floor_of(from_x - 0.5), low_y = floor_of(from_y - 0.5);
@@ -118,10 +120,10 @@ VITRINE_HOST_DEVICE inline std::uint8_t bilinear(const std::uint8_t* plane, int 
   const int left = clamped(at.x, 0, width - 1), right = clamped(at.x + 1, 0, width - 1);
   const auto along = [&](int y) {
     const std::uint8_t* row = plane + clamped(y, 0, height - 1) * width;
-    return row[left] + product(static_cast<double>(row[right] - row[left]), at.dx);
+    return row[left] + unfused_product(static_cast<double>(row[right] - row[left]), at.dx);
   };
   const double upper = along(at.y), lower = along(at.y + 1);
-  return static_cast<std::uint8_t>(static_cast<int>(upper + product(lower - upper, at.dy)));
+  return static_cast<std::uint8_t>(static_cast<int>(upper + unfused_product(lower - upper, at.dy)));
 }
 
 /// Through b and c by a cubic whose slopes are those of the neighbours, a = −1 (Keys 1981). Number
@@ -130,7 +132,9 @@ template <typename Number>
 VITRINE_HOST_DEVICE inline double cubic(Number a, Number b, Number c, Number d, double t) {
   const Number second = 2 * (a - b) + c - d;
   const Number third = -a + b - c + d;
-  return b + product(t, (c - a) + product(t, second + product(t, static_cast<double>(third))));
+  return b + unfused_product(
+                 t, (c - a) + unfused_product(
+                                  t, second + unfused_product(t, static_cast<double>(third))));
 }
 
 VITRINE_HOST_DEVICE inline std::uint8_t bicubic(const std::uint8_t* plane, int height, int width,
