@@ -151,6 +151,12 @@ TEST_F(Photographs, StopsEarly) {
       << result.err;
   const std::string lines = read_file(run / "metrics.jsonl");
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 3);
+
+  const ProgramResult again =
+      run_program_with({"train", "--resume", run.string(), "--device", "cpu"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_TRUE(contains(again.err, "early stopping")) << again.err;
+  EXPECT_EQ(read_file(run / "metrics.jsonl"), lines);
 }
 
 TEST_F(Photographs, BrokenPicturesAreNamedAndBorne) {

@@ -139,6 +139,7 @@ class Trainer {
 
  private:
   std::int64_t steps_per_epoch() const;
+  bool stops_early(TrainObserver& observer) const;
   std::vector<std::int64_t> begin_epoch();
   void train_step(const std::vector<std::int64_t>& order, std::int64_t step_in_epoch);
   void note_tuning(TrainObserver& observer);

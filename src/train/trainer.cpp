@@ -190,6 +190,16 @@ void Trainer::resume(const Checkpoint& checkpoint) {
   if (state_.step_in_epoch > 0) step_.executor().set_chunk_metrics(state_.metrics);
 }
 
+// Asked before an epoch, so that a run that is resumed after its end has ended still.
+bool Trainer::stops_early(TrainObserver& observer) const {
+  const std::int64_t patience = config_.recipe.early_stopping;
+  if (patience == 0 || state_.epochs.empty() || state_.step_in_epoch > 0) return false;
+  const std::int64_t best = best_of(state_.epochs, config_.recipe.eval_metric);
+  if (state_.epoch - best < patience) return false;
+  observer.on_notice("early stopping: no epoch was better than epoch " + std::to_string(best));
+  return true;
+}
+
 // The epoch's images in order, the rest of which is under way from now on.
 std::vector<std::int64_t> Trainer::begin_epoch() {
   const Recipe& recipe = config_.recipe;
@@ -325,6 +335,7 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
   auto stop = [&] { return recipe.max_steps > 0 && state_.step >= recipe.max_steps; };
   if (recipe.epochs == 0) save({"last"});
   while (state_.epoch < recipe.epochs) {
+    if (stops_early(observer)) return TrainOutcome::finished;
     if (stop()) return TrainOutcome::step_limit;
     const std::vector<std::int64_t> order = begin_epoch();
     observer.on_epoch_begin(state_.epoch + 1, train_.size());
@@ -368,16 +379,10 @@ TrainOutcome Trainer::run(TrainObserver& observer, const std::atomic<bool>& inte
     }
     note_broken_pictures(observer);
     const EpochRecord record = end_epoch(test_result, average);
-    const std::int64_t best_epoch = best_of(state_.epochs, recipe.eval_metric);
-    const bool best = best_epoch == record.epoch;
+    const bool best = best_of(state_.epochs, recipe.eval_metric) == record.epoch;
     write_metrics();
     save(best ? std::vector<std::string>{"last", "best"} : std::vector<std::string>{"last"});
     observer.on_epoch_end(record, best);
-    if (recipe.early_stopping > 0 && record.epoch - best_epoch >= recipe.early_stopping) {
-      observer.on_notice("early stopping: no epoch was better than epoch " +
-                         std::to_string(best_epoch));
-      return TrainOutcome::finished;
-    }
     if (interrupt) return TrainOutcome::interrupted;
   }
   return TrainOutcome::finished;
