@@ -99,6 +99,12 @@ TEST_F(CliTest, BadFlags) {
   expect_failure(2, train({"--patch-size", "5"}), {"image_size", "28x28", "patch_size 5"});
   expect_failure(2, train({"--hidden-size", "9"}), {"hidden_size", "9", "num_attention_heads 2"});
   expect_failure(2, train({"--batch-size", "91"}), {"batch_size", "91", "90 images"});
+  expect_failure(2, train({"--batch-size", "6", "--target-batch-size", "20"}),
+                 {"target_batch_size: found 20, expected a multiple of batch_size, 6"});
+  expect_failure(2, train({"--grad-accum-steps", "2", "--target-batch-size", "20"}),
+                 {"--target-batch-size", "--grad-accum-steps"});
+  expect_failure(2, train({"--recompute", "some"}),
+                 {"recompute: found \"some\", expected one of auto, none, selective, full"});
   expect_failure(2, train({"--num-classes", "9"}), {"num_classes: found 10", "9"});
   expect_failure(2, train({"--device", "tpu"}), {"tpu"});
   if (!built_with_cuda()) {

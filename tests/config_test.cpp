@@ -256,6 +256,7 @@ TEST(Config, Contradictions) {
     expect({{key, 0}}, std::string(key) + ": found 0, expected 1 to 16777216");
     expect({{key, 1000000000}}, std::string(key) + ": found 1000000000, expected 1 to 16777216");
   }
+  expect({{"target_batch_size", -1}}, "target_batch_size: found -1, expected 0 to 16777216");
   expect({{"num_hidden_layers", -1}}, "num_hidden_layers: found -1, expected 0 to 10000");
   expect({{"log_interval", 0}}, "log_interval: found 0, expected at least 1");
   for (const char* key :
@@ -390,6 +391,32 @@ TEST(Presets, AreValidAndSurvive) {
     EXPECT_EQ(back.model, config.model);
     EXPECT_EQ(back.recipe, config.recipe);
   }
+}
+
+// Steps of 1,024 images, whatever the device computes at once.
+TEST(Presets, PublishedBatchesAreTargets) {
+  for (const char* name : {"deit_small", "plain_vit_s16"}) {
+    Recipe recipe = preset(name).recipe;
+    EXPECT_EQ(recipe.batch_size * recipe.grad_accum_steps, 1024) << name;
+    recipe.batch_size = 64;
+    set_accumulation(recipe, name);
+    EXPECT_EQ(recipe.grad_accum_steps, 16);
+    recipe.batch_size = 2048;
+    EXPECT_EQ(error_of([&] { set_accumulation(recipe, "recipe"); }),
+              "recipe: target_batch_size: found 1024, expected a multiple of batch_size, 2048");
+  }
+}
+
+TEST(RunConfig, StepsGivenAloneReplaceTheTarget) {
+  RunConfig config = preset("deit_small");
+  read_json({{"grad_accum_steps", 2}}, "file.json", config);
+  EXPECT_EQ(config.recipe.target_batch_size, 0);
+  set_accumulation(config.recipe, "file.json");
+  EXPECT_EQ(config.recipe.grad_accum_steps, 2);
+  read_json({{"grad_accum_steps", 2}, {"target_batch_size", 512}}, "file.json", config);
+  set_accumulation(config.recipe, "file.json");
+  EXPECT_EQ(config.recipe.grad_accum_steps, 2);
+  EXPECT_EQ(config.recipe.target_batch_size, 512);
 }
 
 TEST(Presets, UnknownNameGivesTheNearest) {

@@ -161,7 +161,7 @@ class RandomGraph {
     if (random_.below(2)) graph_.require_gradient(values_[0]);
     const auto count = 4 + random_.below(25);
     for (std::uint64_t i = 0; i < count; ++i) {
-      const std::string name = "n" + std::to_string(i);
+      const std::string name = "blocks." + std::to_string(i / 4) + "." + std::to_string(i);
       const ValueId x = any();
       const std::int64_t width = graph_.shape(x)[-1];
       switch (random_.below(5)) {
@@ -253,6 +253,21 @@ TEST(Plan, OfRandomGraphsNeverReadsWhatWasOverwritten) {
   }
   EXPECT_GT(backward_nodes, 4000);
   EXPECT_GT(shared, 100);
+}
+
+TEST(Plan, OfRandomGraphsThatRecomputeNeverReadsWhatWasOverwritten) {
+  int added = 0;
+  for (std::uint64_t seed = 1; seed <= 400; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Graph graph = RandomGraph(seed).build();
+    const std::size_t kept = graph.nodes().size();
+    RandomStream random(seed, 7);
+    graph.recompute({.selective = static_cast<std::int64_t>(random.below(8)),
+                     .full = static_cast<std::int64_t>(random.below(8))});
+    expect_sound(Plan(graph, traits_with(4), {.batch = 3, .rows = 3}));
+    added += static_cast<int>(graph.nodes().size() - kept);
+  }
+  EXPECT_GT(added, 1000);
 }
 
 // x + linear(x): the gradient of the sum is both what linear's backward multiplies and its addend.

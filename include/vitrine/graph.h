@@ -62,6 +62,27 @@ struct Cost {
 class Graph;
 struct Node;
 
+/// Whether the backward part may compute an operation's results again, instead of keeping them.
+enum class Recomputation : std::uint8_t {
+  never,
+  selective,  ///< cheap: a pass over the numbers
+  full        ///< it is most of the forward part's work
+};
+
+/// The layer of a place of the model: "blocks.3.attn.qkv" → "blocks.3", "patch_embed.proj" →
+/// "patch_embed".
+std::string layer_of(const std::string& place);
+
+/// How many layers, from the first on, compute results again; those that have none do not count.
+/// The first ones, because what the last ones keep is gone when their turn comes.
+struct Recompute {
+  std::int64_t selective = 0;  ///< operations of Recomputation::selective
+  std::int64_t full = 0;       ///< all but the residual stream
+  bool operator==(const Recompute&) const = default;
+};
+/// "layers 0-4 all but the residual stream, layers 5-11 norms and activations"; "nothing".
+std::string to_text(const Recompute& how);
+
 /// What a node's operands are bound to while it runs.
 class Operands {
  public:
@@ -96,6 +117,10 @@ class Operation {
   /// Whether forward writes that output for the gradient alone; one that nobody came to read is
   /// dropped.
   virtual bool saves(int) const { return false; }
+  virtual Recomputation recomputation() const { return Recomputation::never; }
+  /// The node that writes the same bits again, from values that are still there: outputs that it
+  /// does not write are kNone.
+  virtual Node again(const Node& node) const;
   /// Floats of scratch memory for this node.
   virtual std::int64_t workspace(const Graph&, const Node&, const DeviceTraits&) const { return 0; }
   virtual void run(Kernels& kernels, const Operands& operands) const = 0;
@@ -152,6 +177,11 @@ class Graph {
   // Gradients ----------------------------------------------------------------------------------
   /// Appends the nodes that compute the gradient of every trained parameter, and no others.
   void backward(ValueId loss);
+  /// After `backward`: its nodes read results that are computed again just before the first of them
+  /// needs one. The same bits, with less memory (Chen et al. 2016, arXiv:1604.06174).
+  void recompute(const Recompute& how);
+  /// What was asked for, as far as there are layers; `selective` is at least `full`.
+  const Recompute& recomputed() const { return recomputed_; }
   /// The gradient found so far for a value, kNone before the first contribution.
   ValueId gradient(ValueId value) const { return gradients_.at(value); }
   /// Makes `gradient` the value's gradient: the sum of all contributions so far.
@@ -178,11 +208,13 @@ class Graph {
  private:
   ValueId add_value(Value value);
   void drop_unread();
+  class Recomputer;
 
   std::vector<Value> values_;
   std::vector<Node> nodes_;
   std::vector<Parameter> parameters_;
   std::vector<ValueId> gradients_;
+  Recompute recomputed_;
   Phase phase_ = Phase::forward;
   bool training_ = true;
   Precision precision_ = Precision::fp32;

@@ -92,9 +92,6 @@ enum class ProfileBy : std::uint8_t {
   place       ///< each place of the model with its operation and phase
 };
 
-/// "blocks.3.attn.qkv" → "blocks.3", "patch_embed.proj" → "patch_embed".
-std::string layer_of(const std::string& place);
-
 /// Over all timed steps, of what was called in them; `roof` may be null. Layers stand in the
 /// model's order, other rows by falling time.
 Profile make_table(const StepTimes& times, ProfileBy by, const Roof* roof);

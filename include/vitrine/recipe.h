@@ -15,6 +15,10 @@ namespace vitrine {
 
 enum class EvalMetric : std::uint8_t { top1, top5, loss };
 
+/// What the backward part computes again to save memory, see Recompute. `automatic`: what must be
+/// for the run to fit into the device's memory. Changes no bit.
+enum class RecomputeMode : std::uint8_t { automatic, none, selective, full };
+
 /// What an epoch's loss is the mean of.
 enum class LossAverage : std::uint8_t { samples, batches };
 
@@ -47,8 +51,11 @@ struct Recipe {
   std::int64_t aug_repeats = 0;      ///< 0 or 1: none
   double crop_pct = 0.875;           ///< of evaluation
   std::string crop_mode = "center";  ///< of evaluation: center or squash
-  std::int64_t batch_size = 128;
+  std::int64_t batch_size = 128;     ///< images that the device computes at once
   std::int64_t grad_accum_steps = 1;
+  std::int64_t target_batch_size = 0;  ///< images of an optimiser step: it sets grad_accum_steps;
+                                       ///< 0: batch_size · grad_accum_steps
+  RecomputeMode recompute = RecomputeMode::automatic;
   std::int64_t epochs = 10;
   std::int64_t max_steps = 0;            ///< 0: no limit
   std::int64_t checkpoint_interval = 0;  ///< steps; 0: after every epoch
@@ -114,6 +121,8 @@ nlohmann::ordered_json recipe_json(const Recipe& recipe);
 nlohmann::ordered_json to_json(const RunConfig& config);
 
 void validate(const Recipe& recipe, const std::string& source);
+/// Sets grad_accum_steps to what target_batch_size asks for. Throws BadInput.
+void set_accumulation(Recipe& recipe, const std::string& source);
 /// Whether the recipe varies training images by more than `hflip`, `scale` and `ratio` say.
 bool augments(const Recipe& recipe);
 AugmentationConfig augmentation(const RunConfig& config);

@@ -33,6 +33,7 @@ void check_data(const RunConfig& config, const Dataset& data);
 
 /// What a run and its evaluation hold on a device.
 struct Footprint {
+  Recompute recompute;                               ///< of training
   bool train_resident = true, test_resident = true;  ///< all images lie where the device reads them
   std::int64_t bytes = 0;                            ///< that the device has to have
   std::int64_t planned = 0;  ///< the same and, where the device reads host memory, the images there
@@ -166,8 +167,8 @@ class Trainer {
   const Dataset& train_;
   const Dataset& test_;
   std::filesystem::path output_;
-  Plan plan_;
   Footprint footprint_;
+  Plan plan_;
   TrainingStep step_;
   Evaluator evaluator_;
   Schedule schedule_;

@@ -120,6 +120,7 @@ struct VitOptions {
   bool attention_probabilities = false;
   std::vector<std::string> freeze = {};  ///< as Recipe::freeze; those parameters get no gradient
   bool fuse_residual_norm = true, prune_last_block = true;
+  Recompute recompute = {};  ///< with `training`; a block is a layer. Changes no bit
 };
 
 /// Values are found by name: inputs "images", "rows", "labels", "mixes"; kept "logits",

@@ -47,7 +47,8 @@ struct Shorthand {
 const std::vector<Shorthand> kShorthands = {
     {"--three-augment,--ThreeAugment", "aa", "3a", "--aa 3a"},
     {"--src", "train_crop_mode", "src", "--train-crop-mode src"},
-    {"--repeated-aug", "aug_repeats", 3, "--aug-repeats 3"}};
+    {"--repeated-aug", "aug_repeats", 3, "--aug-repeats 3"},
+    {"--grad-checkpointing", "recompute", "full", "--recompute full"}};
 
 std::string flag_names(const std::string& key) {
   const auto alias = kAliases.find(key);
@@ -198,8 +199,13 @@ void ConfigFlags::override(RunConfig& config) const {
   read_json(overrides_, source, config);
   // The drawn digits have no directory: who names one has photographs in it.
   if (has("data_dir") && !has("dataset") && dataset == "digits") config.recipe.dataset = "folder";
+  if (has("grad_accum_steps") && has("target_batch_size")) {
+    throw BadInput(
+        "--target-batch-size: found --grad-accum-steps beside it, expected one of the two");
+  }
   validate(config.model, source);
   validate(config.recipe, source);
+  set_accumulation(config.recipe, source);
 }
 
 void ConfigFlags::fit_precision(RunConfig& config, const DeviceTraits& traits) const {

@@ -27,22 +27,44 @@ void list_presets() {
   }
 }
 
-VitOptions options_for(const RunConfig& config, bool training) {
+VitOptions options_for(const RunConfig& config, bool training, const Recompute& recompute = {}) {
   VitOptions options{.training = training,
                      .precision = config.recipe.precision,
                      .patch_projection = config.recipe.patch_projection,
                      .probabilities = !training};
-  if (training) options.freeze = config.recipe.freeze;
+  if (!training) return options;
+  options.freeze = config.recipe.freeze;
+  options.recompute = recompute;
   return options;
 }
 
-// Of training with its evaluation, as `vitrine train` runs them; images not counted.
-std::int64_t largest_batch(const RunConfig& config, const DeviceTraits& traits, int workers) {
-  return largest_that_fits(kBatchLimit, [&](std::int64_t batch) {
-    const Plan training = plan_vit(config.model, options_for(config, true), batch, traits);
-    const Plan evaluation = plan_vit(config.model, options_for(config, false), batch, traits);
-    return run_bytes(training, evaluation, config.recipe, workers) <= traits.memory;
-  });
+// Training with its evaluation, as `vitrine train` runs them; images not counted.
+bool fits(const RunConfig& config, std::int64_t batch, const Recompute& recompute,
+          const Device& device) {
+  const DeviceTraits& traits = device.traits();
+  const Plan training = plan_vit(config.model, options_for(config, true, recompute), batch, traits);
+  const Plan evaluation = plan_vit(config.model, options_for(config, false), batch, traits);
+  return run_bytes(training, evaluation, config.recipe, device.workers()) <= traits.memory;
+}
+
+/// The largest batches that fit.
+struct LargestBatches {
+  std::int64_t trained = 0;  ///< as the recipe has it
+  std::int64_t kept = 0;     ///< with nothing computed again
+};
+
+LargestBatches largest_batches(const RunConfig& config, const Device& device) {
+  const auto largest = [&](RecomputeMode mode) {
+    RunConfig with = config;
+    with.recipe.recompute = mode;
+    const Recompute how = choose_recompute(with, {});
+    return largest_that_fits(kBatchLimit,
+                             [&](std::int64_t batch) { return fits(config, batch, how, device); });
+  };
+  const RecomputeMode mode = config.recipe.recompute;
+  const bool open = mode == RecomputeMode::automatic;
+  return {.trained = largest(open ? RecomputeMode::full : mode),
+          .kept = largest(RecomputeMode::none)};
 }
 
 void print_operations(const Plan& plan) {
@@ -70,7 +92,8 @@ void print_tensors(const Plan& plan) {
 
 nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
                                    const MemoryReport& memory, std::int64_t batch,
-                                   std::int64_t largest, double forward_flops) {
+                                   const LargestBatches& largest, double forward_flops) {
+  const Recompute& recomputed = plan.graph().recomputed();
   return {{"parameters", plan.graph().parameter_count()},
           {"trained_parameters", plan.graph().trained_parameter_count()},
           {"tensors", plan.graph().parameters().size()},
@@ -90,7 +113,9 @@ nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
             {"outputs", memory.outputs},
             {"runtime", memory.runtime},
             {"total", memory.total()}}},
-          {"largest_batch", largest}};
+          {"recompute", {{"selective", recomputed.selective}, {"full", recomputed.full}}},
+          {"largest_batch", largest.trained},
+          {"largest_batch_without_recompute", largest.kept}};
 }
 
 // ", 1,930 trained" where some are frozen
@@ -100,7 +125,7 @@ std::string trained_hint(const Graph& graph) {
 }
 
 void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& memory,
-                const Device& device, std::int64_t largest, double forward_flops) {
+                const Device& device, const LargestBatches& largest, double forward_flops) {
   const VitConfig& m = config.model;
   const Chunking& chunking = plan.chunking();
   auto number = [](std::int64_t n) { return format_count(n); };
@@ -133,7 +158,12 @@ void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& m
   row("        runtime", bytes(memory.runtime));
   row("        total", bytes(memory.total()) + " of " + bytes(device.traits().memory) + " on " +
                            device.traits().name);
-  row("largest batch", largest >= kBatchLimit ? "over " + number(kBatchLimit) : number(largest));
+  const auto limited = [&](std::int64_t batch) {
+    return batch >= kBatchLimit ? "over " + number(kBatchLimit) : number(batch);
+  };
+  row("recompute", to_text(plan.graph().recomputed()));
+  row("largest batch",
+      limited(largest.trained) + ", " + limited(largest.kept) + " with nothing computed again");
 }
 
 int inspect(const Options& options) {
@@ -149,9 +179,12 @@ int inspect(const Options& options) {
   }
   const std::unique_ptr<Device> device = open_device(options.device);
   const std::int64_t batch = config.recipe.batch_size;
-  const Plan plan = plan_vit(config.model, options_for(config, true), batch, device->traits());
+  const Recompute recompute = choose_recompute(
+      config, [&](const Recompute& how) { return fits(config, batch, how, *device); });
+  const Plan plan =
+      plan_vit(config.model, options_for(config, true, recompute), batch, device->traits());
   const MemoryReport memory = training_memory(plan, config.recipe, device->workers());
-  const std::int64_t largest = largest_batch(config, device->traits(), device->workers());
+  const LargestBatches largest = largest_batches(config, *device);
   // The published figure of a model counts every token; so does this one.
   const Plan whole =
       plan_vit(config.model, {.training = false, .prune_last_block = false}, 1, device->traits());

@@ -7,6 +7,7 @@
 
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "train/footprint.h"
 #include "vitrine/safetensors.h"
 #include "vitrine/trainer.h"
 
@@ -124,6 +125,7 @@ int step(Device& device, const Options& options, const RunConfig& config, const 
                  .probabilities = true,
                  .freeze = config.recipe.freeze};
   set_loss(config.recipe, vit);
+  vit.recompute = choose_recompute(config, [](const Recompute&) { return true; });
   const Plan plan = plan_vit(config.model, vit, batch.size, device.traits());
   const Results results =
       run_steps(device, plan, config, batch, load_weights(options.weights, config.model, plan),

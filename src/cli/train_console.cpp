@@ -98,6 +98,10 @@ void print_header(const RunConfig& config, const Trainer& trainer, const Device&
               static_cast<long long>(chunking.batch), static_cast<long long>(chunking.count),
               chunking.count == 1 ? "" : "s", static_cast<long long>(chunking.rows),
               format_bytes(static_cast<double>(trainer.planned_bytes())).c_str());
+  const Recompute& recomputed = trainer.plan().graph().recomputed();
+  if (recomputed != Recompute{}) {
+    std::printf("Recompute: %s\n", to_text(recomputed).c_str());
+  }
   std::printf("Output: %s\n", output.c_str());
   std::fflush(stdout);
 }

@@ -26,8 +26,19 @@ std::int64_t partials_of(std::int64_t rows, const DeviceTraits& traits) {
   return std::clamp<std::int64_t>(rows / kRowsPerPartial, 1, traits.max_partials);
 }
 
+std::string layer_of(const std::string& place) {
+  const std::size_t first = place.find('.');
+  return place.substr(0, place.starts_with("blocks.") ? place.find('.', first + 1) : first);
+}
+
 void Operation::gradient(Graph&, const Node& node) const {
   throw BadInput(node.name + ": " + name() + " has no gradient");
+}
+
+Node Operation::again(const Node& node) const {
+  Node copy = node;
+  copy.phase = Phase::backward;
+  return copy;
 }
 
 ValueId Graph::add_value(Value value) {

@@ -83,6 +83,18 @@ OperationPtr LayerNormOperation::windowed(const TokenWindow& to) const {
   return copy;
 }
 
+// Of x_out, which stays: y alone.
+Node LayerNormOperation::again(const Node& node) const {
+  auto plain = std::make_shared<LayerNormOperation>(*this);
+  plain->dropout = plain->drop_path = {};
+  const ValueId x = node.inputs[1] == kNone ? node.inputs[0] : node.outputs[1];
+  return {.operation = plain,
+          .name = node.name,
+          .phase = Phase::backward,
+          .inputs = {x, kNone, node.inputs[2], node.inputs[3]},
+          .outputs = {node.outputs[0], kNone, kNone, kNone}};
+}
+
 void LayerNormOperation::gradient(Graph& graph, const Node& node) const {
   const ValueId x = node.inputs[0], branch = node.inputs[1];
   const ValueId x_out = node.outputs[1];

@@ -37,6 +37,7 @@ struct MatmulOperation final : Operation {
   void gradient(Graph&, const Node&) const override;
   int addend() const override { return 3; }
   OperationPtr windowed(const TokenWindow&) const override;
+  Recomputation recomputation() const override { return Recomputation::full; }
   void run(Kernels&, const Operands&) const override;
 };
 
@@ -106,6 +107,7 @@ struct ScaleColumnsOperation final : Operation {
   void gradient(Graph&, const Node&) const override;
   Sharing may_share() const override { return {{0, 0}}; }
   OperationPtr windowed(const TokenWindow&) const override;
+  Recomputation recomputation() const override { return Recomputation::selective; }
   void run(Kernels&, const Operands&) const override;
 };
 
@@ -122,6 +124,8 @@ struct LayerNormOperation final : Operation {
   Sharing may_share() const override { return {{1, 0}, {1, 1}}; }
   bool saves(int output) const override { return output >= 2; }
   OperationPtr windowed(const TokenWindow&) const override;
+  Recomputation recomputation() const override { return Recomputation::selective; }
+  Node again(const Node& node) const override;
   void run(Kernels&, const Operands&) const override;
 };
 
@@ -138,6 +142,7 @@ struct ActivationOperation final : Operation {
   Sharing may_share() const override { return {{1, 0}}; }
   bool saves(int output) const override { return output == 1; }
   OperationPtr windowed(const TokenWindow&) const override;
+  Recomputation recomputation() const override { return Recomputation::selective; }
   void run(Kernels&, const Operands&) const override;
 };
 
@@ -152,6 +157,7 @@ struct AttentionOperation final : Operation {
   bool saves(int output) const override { return output == 1; }
   double flops(const Graph&, const Node&) const override;
   void gradient(Graph&, const Node&) const override;
+  Recomputation recomputation() const override { return Recomputation::full; }
   void run(Kernels&, const Operands&) const override;
 };
 
@@ -163,6 +169,7 @@ struct PerHeadLinearOperation final : Operation {
   double flops(const Graph&, const Node&) const override;
   void gradient(Graph&, const Node&) const override;
   OperationPtr windowed(const TokenWindow&) const override;
+  Recomputation recomputation() const override { return Recomputation::full; }
   void run(Kernels&, const Operands&) const override;
 };
 

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <map>
 
+#include "vitrine/graph.h"
+
 namespace vitrine {
 namespace {
 
@@ -28,11 +30,6 @@ std::string name_of(const StepOperation& operation, ProfileBy by) {
 }
 
 }  // namespace
-
-std::string layer_of(const std::string& place) {
-  const std::size_t first = place.find('.');
-  return place.substr(0, place.starts_with("blocks.") ? place.find('.', first + 1) : first);
-}
 
 Profile make_table(const StepTimes& times, ProfileBy by, const Roof* roof) {
   Profile table;

@@ -69,6 +69,9 @@ void read_json(const json& document, const std::string& source, RunConfig& confi
   recipe_fields(reader, config.recipe);
   reader("preset", config.preset);
   reader.finish();
+  if (reader.has("grad_accum_steps") && !reader.has("target_batch_size")) {
+    config.recipe.target_batch_size = 0;
+  }
 }
 
 void read_json_file(const std::string& path, RunConfig& config) {
@@ -155,6 +158,7 @@ void validate(const Recipe& r, const std::string& source) {
   constexpr std::int64_t kLargestBatch = 1 << 24;
   expect_between(r.batch_size, 1, kLargestBatch, source, "batch_size");
   expect_between(r.grad_accum_steps, 1, kLargestBatch, source, "grad_accum_steps");
+  expect_between(r.target_batch_size, 0, kLargestBatch, source, "target_batch_size");
   at_least("epochs", static_cast<double>(r.epochs), 0);
   at_least("max_steps", static_cast<double>(r.max_steps), 0);
   at_least("checkpoint_interval", static_cast<double>(r.checkpoint_interval), 0);
@@ -193,6 +197,13 @@ void validate(const Recipe& r, const std::string& source) {
            "positive numbers");
   }
   validate_augmentation(r, source);
+}
+
+void set_accumulation(Recipe& r, const std::string& source) {
+  if (r.target_batch_size == 0) return;
+  expect(r.target_batch_size % r.batch_size == 0, source, "target_batch_size",
+         text(r.target_batch_size), "a multiple of batch_size, " + text(r.batch_size));
+  r.grad_accum_steps = r.target_batch_size / r.batch_size;
 }
 
 OptimizerConfig optimizer_config(const Recipe& r) {

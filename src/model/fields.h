@@ -78,6 +78,10 @@ struct EnumNames<MixMode> {
   static constexpr std::array<std::string_view, 3> names = {"batch", "pair", "elem"};
 };
 template <>
+struct EnumNames<RecomputeMode> {
+  static constexpr std::array<std::string_view, 4> names = {"auto", "none", "selective", "full"};
+};
+template <>
 struct EnumNames<LossAverage> {
   static constexpr std::array<std::string_view, 2> names = {"samples", "batches"};
 };
@@ -159,6 +163,8 @@ void recipe_fields(Visitor& visit, Config& r) {
   visit("crop_mode", r.crop_mode);
   visit("batch_size", r.batch_size);
   visit("grad_accum_steps", r.grad_accum_steps);
+  visit("target_batch_size", r.target_batch_size);
+  visit("recompute", r.recompute);
   visit("epochs", r.epochs);
   visit("max_steps", r.max_steps);
   visit("checkpoint_interval", r.checkpoint_interval);

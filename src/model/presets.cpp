@@ -210,7 +210,7 @@ RunConfig deit_small() {
   r.aug_repeats = 3;
   r.crop_pct = 0.875;
   r.batch_size = 256;
-  r.grad_accum_steps = 4;
+  r.target_batch_size = 1024;
   r.drop_last = true;
   r.lr = 1e-3;  // 5e-4 · batch / 512
   r.min_lr = 1e-5;
@@ -241,7 +241,7 @@ RunConfig plain_vit_s16() {
   r.mixup = 0.2;
   r.crop_pct = 0.875;
   r.batch_size = 256;
-  r.grad_accum_steps = 4;
+  r.target_batch_size = 1024;
   r.drop_last = true;
   r.epochs = 90;
   r.lr = 1e-3;
@@ -354,6 +354,7 @@ std::vector<PresetInfo> presets() {
 RunConfig preset(const std::string& name) {
   auto named = [&](RunConfig config) {
     config.preset = name;
+    set_accumulation(config.recipe, name);
     return config;
   };
   for (const Named& preset : named_presets()) {

@@ -9,6 +9,8 @@
 // With LayerScale each branch, attn(…) and mlp(…), is multiplied by a gamma of its own.
 #include "vitrine/vit.h"
 
+#include <utility>
+
 #include "model/freeze.h"
 
 namespace vitrine {
@@ -287,7 +289,10 @@ Graph build_vit(const VitConfig& config, const VitOptions& options) {
     graph = prune_unread_tokens(graph);
   }
   if (options.fuse_residual_norm) graph = fuse_residual_norm(graph);
-  if (options.training) graph.backward(graph.find("loss"));
+  if (options.training) {
+    graph.backward(graph.find("loss"));
+    graph.recompute(options.recompute);
+  }
   if (options.image_gradient) graph.keep(graph.find("images.grad"));
   return graph;
 }
@@ -299,11 +304,13 @@ Plan plan_vit(const VitConfig& config, VitOptions options, std::int64_t batch,
   if (options.precision == Precision::bf16 && !traits.bf16) {
     throw BadInput("precision: found bf16, expected fp32 or tf32 on the device " + traits.name);
   }
+  const Recompute recompute = std::exchange(options.recompute, {});  // chunks do not hang on it
   options.rows = 1;
   const Plan single(build_vit(config, options), traits, {.batch = 1, .rows = 1});
   const Chunking chunking =
       choose_chunking(batch, single.arena_bytes(), single.graph().parameter_count(), traits);
   options.rows = chunking.rows;
+  options.recompute = recompute;
   return Plan(build_vit(config, options), traits, chunking);
 }
 

@@ -31,12 +31,39 @@ BatchImagesOptions evaluation_images(const RunConfig& config, const Dataset& dat
   return {.batch = evaluation_batch(config, data), .resident = resident};
 }
 
-VitOptions training_options(const RunConfig& config, const Dataset& data, bool resident) {
+Recompute choose_recompute(const RunConfig& config,
+                           const std::function<bool(const Recompute&)>& fits) {
+  const std::int64_t layers = config.model.num_hidden_layers;
+  const Recompute selective{.selective = layers}, full{.selective = layers, .full = layers};
+  switch (config.recipe.recompute) {
+    case RecomputeMode::none:
+      return {};
+    case RecomputeMode::selective:
+      return selective;
+    case RecomputeMode::full:
+      return full;
+    case RecomputeMode::automatic:
+      break;
+  }
+  if (fits({})) return {};
+  const auto fewest = [&](const auto& with) {
+    const auto spared = [&](std::int64_t n) { return fits(with(layers - n)); };
+    return with(layers - largest_that_fits(layers, spared));
+  };
+  if (fits(selective)) {
+    return fewest([](std::int64_t n) { return Recompute{.selective = n}; });
+  }
+  return fewest([&](std::int64_t n) { return Recompute{.selective = layers, .full = n}; });
+}
+
+VitOptions training_options(const RunConfig& config, const Dataset& data, bool resident,
+                            const Recompute& recompute) {
   VitOptions options =
       options_for(config, stored_shape(config, data, training_images(config, resident)));
   set_loss(config.recipe, options);
   options.label_mixes = augmentation(config).mixes();
   options.freeze = config.recipe.freeze;
+  options.recompute = recompute;
   return options;
 }
 
@@ -70,25 +97,30 @@ std::int64_t run_bytes(const Plan& training, const Plan& evaluation, const Recip
 
 Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset& test,
                     const DeviceTraits& traits, int workers) {
-  const std::int64_t batch = config.recipe.batch_size, test_batch = evaluation_batch(config, test);
-  const Plan training =
-      plan_vit(config.model, training_options(config, train, true), batch, traits);
-  const Plan evaluation =
-      plan_vit(config.model, evaluation_options(config, test, true), test_batch, traits);
-  const std::int64_t alone = run_bytes(training, evaluation, config.recipe, workers);
-  if (traits.reads_host_memory) {
-    const std::int64_t images = images_bytes(config, train, training_images(config, true)) +
-                                images_bytes(config, test, evaluation_images(config, test, true));
-    return {.bytes = alone, .planned = alone + images};
-  }
-  auto bytes = [&](bool train_resident, bool test_resident) {
-    return alone + images_bytes(config, train, training_images(config, train_resident)) +
+  const Plan evaluation = plan_vit(config.model, evaluation_options(config, test, true),
+                                   evaluation_batch(config, test), traits);
+  auto alone = [&](const Recompute& how) {
+    const Plan training = plan_vit(config.model, training_options(config, train, true, how),
+                                   config.recipe.batch_size, traits);
+    return run_bytes(training, evaluation, config.recipe, workers);
+  };
+  auto images = [&](bool train_resident, bool test_resident) {
+    return images_bytes(config, train, training_images(config, train_resident)) +
            images_bytes(config, test, evaluation_images(config, test, test_resident));
   };
+  const std::int64_t least_images = traits.reads_host_memory ? 0 : images(false, false);
   Footprint footprint;
-  footprint.train_resident = bytes(true, false) <= traits.memory;
-  footprint.test_resident = bytes(footprint.train_resident, true) <= traits.memory;
-  footprint.bytes = bytes(footprint.train_resident, footprint.test_resident);
+  footprint.recompute = choose_recompute(
+      config, [&](const Recompute& how) { return alone(how) + least_images <= traits.memory; });
+  const std::int64_t bytes = alone(footprint.recompute);
+  if (traits.reads_host_memory) {
+    footprint.bytes = bytes;
+    footprint.planned = bytes + images(true, true);
+    return footprint;
+  }
+  footprint.train_resident = bytes + images(true, false) <= traits.memory;
+  footprint.test_resident = bytes + images(footprint.train_resident, true) <= traits.memory;
+  footprint.bytes = bytes + images(footprint.train_resident, footprint.test_resident);
   footprint.planned = footprint.bytes;
   return footprint;
 }

@@ -3,13 +3,20 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "vitrine/trainer.h"
 
 namespace vitrine {
 
+/// As the recipe says; where it leaves it open, no more than what makes it fit: first the cheap
+/// results of as few layers as can be, then all. More must not fit less.
+Recompute choose_recompute(const RunConfig& config,
+                           const std::function<bool(const Recompute&)>& fits);
+
 /// Graph options of a run on a data set; `resident` as in BatchImagesOptions.
-VitOptions training_options(const RunConfig& config, const Dataset& data, bool resident);
+VitOptions training_options(const RunConfig& config, const Dataset& data, bool resident,
+                            const Recompute& recompute = {});
 VitOptions evaluation_options(const RunConfig& config, const Dataset& data, bool resident);
 
 /// The images of a run.

@@ -194,14 +194,22 @@ StepProfile profile_step(Device& device, const RunConfig& config, const Dataset&
                          const StepProfileOptions& options, const ProfileObserver& observer) {
   check_data(config, data);
   const std::int64_t batch = config.recipe.batch_size;
-  const auto plan_for = [&](bool resident) {
-    return plan_vit(config.model, training_options(config, data, resident), batch, device.traits());
+  const DeviceTraits& traits = device.traits();
+  const auto plan_for = [&](bool resident, const Recompute& how) {
+    return plan_vit(config.model, training_options(config, data, resident, how), batch, traits);
   };
-  Plan plan = plan_for(true);
+  const std::int64_t images =
+      traits.reads_host_memory ? 0 : images_bytes(config, data, training_images(config, false));
+  const Recompute recompute = choose_recompute(config, [&](const Recompute& how) {
+    const MemoryReport memory =
+        training_memory(plan_for(false, how), config.recipe, device.workers());
+    return memory.total() + images <= traits.memory;
+  });
+  Plan plan = plan_for(true, recompute);
   StepProfile profile = describe(device, config, data, plan);
   const bool resident = fits_resident(device, config, data, profile.planned_bytes);
-  if (!resident) plan = plan_for(false);
-  if (!device.traits().reads_host_memory) {
+  if (!resident) plan = plan_for(false, recompute);
+  if (!traits.reads_host_memory) {
     profile.planned_bytes +=
         static_cast<double>(images_bytes(config, data, training_images(config, resident)));
   }

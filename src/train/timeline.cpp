@@ -12,6 +12,7 @@
 #include "train/html.h"
 #include "train/step_drawings.h"
 #include "train/step_profile_figures.h"
+#include "vitrine/graph.h"
 
 namespace vitrine {
 namespace {

@@ -22,19 +22,12 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-Plan make_plan(const RunConfig& config, const Dataset& train, const Dataset& test,
-               const DeviceTraits& traits, bool resident) {
-  check_data(config, train);
-  check_data(config, test);
-  const std::int64_t batch = config.recipe.batch_size;
-  if (batch * config.recipe.grad_accum_steps > train.size()) {
-    throw BadInput("batch_size: found " + std::to_string(batch) + " x " +
-                   std::to_string(config.recipe.grad_accum_steps) +
-                   " grad_accum_steps, expected "
-                   "at most the " +
-                   std::to_string(train.size()) + " images of " + train.name);
-  }
-  return plan_vit(config.model, training_options(config, train, resident), batch, traits);
+void check_batch(const Recipe& recipe, const Dataset& train) {
+  if (recipe.batch_size * recipe.grad_accum_steps <= train.size()) return;
+  throw BadInput("batch_size: found " + std::to_string(recipe.batch_size) + " x " +
+                 std::to_string(recipe.grad_accum_steps) +
+                 " grad_accum_steps, expected at most the " + std::to_string(train.size()) +
+                 " images of " + train.name);
 }
 
 // " (other processes hold 70.0 GiB)"
@@ -57,6 +50,9 @@ std::string largest_batch_hint(RunConfig config, const Dataset& train, const Dat
 
 Footprint checked_footprint(const RunConfig& config, const Dataset& train, const Dataset& test,
                             Device& device) {
+  check_data(config, train);
+  check_data(config, test);
+  check_batch(config.recipe, train);
   const Footprint found = footprint(config, train, test, device.traits(), device.workers());
   if (found.bytes <= device.traits().memory) return found;
   throw OutOfMemory("out of memory: batch_size " + std::to_string(config.recipe.batch_size) +
@@ -142,14 +138,12 @@ Trainer::Trainer(Device& device, const RunConfig& config, const Dataset& train, 
       train_(train),
       test_(test),
       output_(output),
-      plan_(make_plan(config, train, test, device.traits(), /*resident=*/true)),
       footprint_(checked_footprint(config, train, test, device)),
-      step_([&] {
-        if (!footprint_.train_resident) {
-          plan_ = make_plan(config, train, test, device.traits(), /*resident=*/false);
-        }
-        return TrainingStep(device, plan_, config_, train, footprint_.train_resident);
-      }()),
+      plan_(
+          plan_vit(config.model,
+                   training_options(config, train, footprint_.train_resident, footprint_.recompute),
+                   config.recipe.batch_size, device.traits())),
+      step_(device, plan_, config_, train, footprint_.train_resident),
       evaluator_(device, config_, test, footprint_.test_resident) {
   const auto per_epoch = static_cast<double>(steps_per_epoch());
   const Recipe& recipe = config.recipe;
