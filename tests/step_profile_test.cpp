@@ -181,6 +181,23 @@ TEST(StepProfile, MeasuresASmallModel) {
   EXPECT_EQ(unbalanced(to_html(p)), "");
 }
 
+TEST(StepProfile, ShowsWhatIsRecomputed) {
+  const auto device = make_cpu_device(1);
+  RunConfig config = small_config();
+  const Dataset data = make_stripes(8, 10, 1, 14, 14);
+  const auto profiled = [&](RecomputeMode mode) {
+    config.recipe.recompute = mode;
+    return profile_step(*device, config, data, {.warm_up = 1, .steps = 1},
+                        [](const std::string&, std::int64_t, std::int64_t) { return true; });
+  };
+  const StepProfile kept = profiled(RecomputeMode::automatic), full = profiled(RecomputeMode::full);
+  EXPECT_EQ(kept.recomputed, Recompute{});
+  EXPECT_EQ(setting(full).size(), setting(kept).size() + 1);
+  EXPECT_EQ(setting(full).back().note, to_text(full.recomputed));
+  EXPECT_EQ(full.recomputed.full, config.model.num_hidden_layers);
+  EXPECT_GT(full.flops, kept.flops);
+}
+
 TEST(StepProfile, StopsWhenToldTo) {
   const auto device = make_cpu_device(1);
   const Dataset data = make_stripes(8, 10, 1, 14, 14);

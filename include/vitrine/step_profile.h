@@ -25,6 +25,7 @@ struct StepProfile {
   std::string model, device, description, precision, data;
   std::int64_t images_per_step = 0;
   Chunking chunking;
+  Recompute recomputed;
 
   double first_step_seconds = 0;     ///< from the start of the process to the end of the first step
   std::vector<double> wall_seconds;  ///< of steps in a row, nothing measured inside

@@ -109,6 +109,7 @@ StepProfile describe(Device& device, const RunConfig& config, const Dataset& dat
   profile.data = data.name;
   profile.images_per_step = images;
   profile.chunking = plan.chunking();
+  profile.recomputed = plan.graph().recomputed();
   profile.flops = plan.cost().flops * micro_batches;
   profile.bytes = plan.cost().bytes * micro_batches;
   profile.model_flops =

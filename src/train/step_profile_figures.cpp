@@ -84,11 +84,17 @@ std::string title(const StepProfile& p) {
 std::vector<Figure> setting(const StepProfile& p) {
   const std::int64_t batch = std::max<std::int64_t>(p.chunking.batch, 1);
   const std::int64_t micro_batches = p.images_per_step / batch;
-  return {{"model", p.model, p.precision + ", " + format_rate(p.flops, "FLOP") + " a step"},
-          {"device", p.device, p.description},
-          {"batch", counted(batch, "image"),
-           micro_batches > 1 ? counted(micro_batches, "micro-batch") + "es a step" : p.data},
-          chunks(p)};
+  std::vector<Figure> figures{
+      {"model", p.model, p.precision + ", " + format_rate(p.flops, "FLOP") + " a step"},
+      {"device", p.device, p.description},
+      {"batch", counted(batch, "image"),
+       micro_batches > 1 ? counted(micro_batches, "micro-batch") + "es a step" : p.data},
+      chunks(p)};
+  if (p.recomputed != Recompute{}) {
+    figures.push_back(
+        {"recompute", counted(p.recomputed.selective, "layer"), to_text(p.recomputed)});
+  }
+  return figures;
 }
 
 std::vector<Figure> key_figures(const StepProfile& p) {

@@ -72,6 +72,7 @@ Json to_json(const StepProfile& p) {
             {"batch_size", p.chunking.batch},
             {"chunks", p.chunking.count},
             {"lanes", p.chunking.lanes},
+            {"recompute", {{"selective", p.recomputed.selective}, {"full", p.recomputed.full}}},
             {"workers", p.times.workers},
             {"images_per_second", p.images_per_second()},
             {"first_step_seconds", p.first_step_seconds},
