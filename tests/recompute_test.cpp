@@ -172,6 +172,18 @@ TEST(Recompute, LeavesItsShareOfVitBase) {
   }
 }
 
+// How a batch is cut decides bits, so it hangs on model and batch alone.
+TEST(Recompute, LeavesTheChunksAsTheyAre) {
+  const auto device = make_cpu_device(1);
+  for (const char* name : {"mnist-small", "cifar10-small"}) {
+    const VitConfig model = preset(name).model;
+    const Chunking kept = plan_vit(model, {}, 256, device->traits()).chunking();
+    EXPECT_GT(kept.count, 1);
+    EXPECT_EQ(plan_vit(model, {.recompute = {.full = kAll}}, 256, device->traits()).chunking(),
+              kept);
+  }
+}
+
 RunConfig with_blocks(std::int64_t blocks, RecomputeMode mode) {
   RunConfig config;
   config.model.num_hidden_layers = blocks;
