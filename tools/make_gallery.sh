@@ -24,6 +24,9 @@ cp "$scratch"/digits/*/sheet.png "$gallery/attention-sheet.png"
 cp "$scratch/cifar/position-similarity.png" "$gallery/position-similarity.png"
 cp "$scratch/tutorial/positions.png" "$gallery/positions-sincos.png"
 
+"$vitrine" data augment --preset digits --aa rand-m9-mstd0.5-inc1 --mixup 0.8 --cutmix 1 \
+  --reprob 0.25 -o "$gallery/augmentation.png" > /dev/null
+
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)
 if [[ -z "$browser" ]]; then
   echo "NOT DONE: report.png and curves.png need Chromium or Chrome" >&2
