@@ -75,8 +75,10 @@ void check_same_model(const Checkpoint& checkpoint, const RunConfig& config);
 Checkpoint open_checkpoint(const std::filesystem::path& path);
 /// The same without a look at whether the configuration holds: timm's may have no head.
 Checkpoint read_checkpoint(const std::filesystem::path& path);
-/// The file of the averaged weights of a run or checkpoint. Throws BadInput where there is none.
-std::filesystem::path average_file(const std::filesystem::path& path);
+/// Which weights of a checkpoint are meant: `average` are those of model_ema.
+enum class Weights : std::uint8_t { trained, average };
+/// Their file. Throws BadInput where there is none.
+std::filesystem::path weights_file(const Checkpoint& checkpoint, Weights weights);
 /// Weights from a safetensors file in the plan's layout, as `read_weights` of exchange.h reads them
 /// where nothing may differ. Throws BadInput.
 std::vector<float> load_weights(const std::filesystem::path& file, const VitConfig& config,

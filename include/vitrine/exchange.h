@@ -84,6 +84,6 @@ nlohmann::ordered_json timm_json(const RunConfig& config);
 /// Writes DIR/model.safetensors, DIR/config.json and, for HuggingFace, preprocessor_config.json.
 /// `directory` must be new or empty; it appears whole or not at all. Throws BadInput, IoError.
 void export_checkpoint(const Checkpoint& checkpoint, ExportFormat format,
-                       const std::filesystem::path& directory);
+                       const std::filesystem::path& directory, Weights weights = Weights::trained);
 
 }  // namespace vitrine

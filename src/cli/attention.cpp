@@ -29,6 +29,7 @@ struct Options {
   int top_k = 5;
   bool only_sheet = false, json = false;
   DeviceOptions device;
+  Weights weights = Weights::trained;
 };
 
 /// An image that the model is shown.
@@ -260,7 +261,7 @@ int look(Device& device, const Options& options, Checkpoint& checkpoint,
   options.flags.fit_precision(checkpoint.config, device.traits());
   const Plan plan = weights_plan(config, device.traits());
   const std::vector<float> weights =
-      load_weights(weights_file(checkpoint.directory), config.model, plan);
+      load_weights(weights_file(checkpoint, options.weights), config.model, plan);
   const Buffer on_device = share_weights(device, plan, weights);
   ImagePass pass(device, config, /*attention=*/true);
   std::vector<Seen> all;
@@ -322,6 +323,7 @@ Command add_attention(CLI::App& app) {
   options->flags.add_to(*command, {{"dataset", "data set of --test-images"},
                                    {"data_dir", "its directory"},
                                    {"precision", "fp32, tf32 or bf16"}});
+  add_weights_flag(*command, options->weights);
   add_device_flags(*command, options->device);
   command->add_flag("--json", options->json, "files and predictions as JSON");
   return [options] { return attention(*options); };

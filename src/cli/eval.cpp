@@ -20,7 +20,8 @@ struct Options {
   ConfigFlags flags;
   std::string checkpoint, split = "test", dump;
   DeviceOptions device;
-  bool json = false, use_ema = false;
+  bool json = false;
+  Weights weights = Weights::trained;
 };
 
 void print_result(const Options& options, const Dataset& data, const EvaluationResult& result) {
@@ -41,9 +42,8 @@ void print_result(const Options& options, const Dataset& data, const EvaluationR
 int evaluate(Device& device, const Options& options, Checkpoint& checkpoint, const Dataset& data) {
   options.flags.fit_precision(checkpoint.config, device.traits());
   Evaluator evaluator(device, checkpoint.config, data);
-  const std::vector<float> weights = load_weights(
-      options.use_ema ? average_file(checkpoint.directory) : weights_file(checkpoint.directory),
-      checkpoint.config.model, evaluator.plan());
+  const std::vector<float> weights = load_weights(weights_file(checkpoint, options.weights),
+                                                  checkpoint.config.model, evaluator.plan());
   const Buffer on_device = share_weights(device, evaluator.plan(), weights);
   Progress progress(stderr, !options.json && isatty(STDERR_FILENO) != 0);
   if (!options.json) progress.begin("Test", data.size());
@@ -84,8 +84,7 @@ Command add_eval(CLI::App& app) {
                                    {"data_dir", "its directory"},
                                    {"batch_size", "images at a time"},
                                    {"precision", "fp32, tf32 or bf16"}});
-  command->add_flag("--use-ema", options->use_ema,
-                    "the averaged weights of a run with --model-ema");
+  add_weights_flag(*command, options->weights);
   command->add_option("--split", options->split, "train or test [test]")
       ->check(CLI::IsMember({"train", "test"}));
   command->add_option("--dump", options->dump, "write all logits to this safetensors file");

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "vitrine/exchange.h"
 
 namespace vitrine {
@@ -10,12 +11,14 @@ namespace {
 
 struct Options {
   std::string checkpoint, format, output;
+  Weights weights = Weights::trained;
 };
 
 int export_to(const Options& options) {
   const bool timm = options.format == "timm";
   export_checkpoint(open_checkpoint(options.checkpoint),
-                    timm ? ExportFormat::timm : ExportFormat::huggingface, options.output);
+                    timm ? ExportFormat::timm : ExportFormat::huggingface, options.output,
+                    options.weights);
   std::printf("Exported for %s: %s\n", timm ? "timm" : "HuggingFace transformers",
               options.output.c_str());
   return 0;
@@ -33,6 +36,7 @@ Command add_export(CLI::App& app) {
       ->required()
       ->check(CLI::IsMember({"timm", "hf"}));
   command->add_option("-o,--output", options->output, "a new or empty directory")->required();
+  add_weights_flag(*command, options->weights);
   return [options] { return export_to(*options); };
 }
 

@@ -216,4 +216,10 @@ void ConfigFlags::fit_precision(RunConfig& config, const DeviceTraits& traits) c
                traits.name.c_str());
 }
 
+void add_weights_flag(CLI::App& command, Weights& weights) {
+  command.add_flag_function(
+      "--use-ema", [&weights](std::int64_t) { weights = Weights::average; },
+      "the averaged weights of a run with --model-ema");
+}
+
 }  // namespace vitrine

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "vitrine/checkpoint.h"
 #include "vitrine/device.h"
 #include "vitrine/recipe.h"
 
@@ -36,5 +37,8 @@ class ConfigFlags {
   std::string preset_, config_file_;
   nlohmann::json overrides_ = nlohmann::json::object();
 };
+
+/// --use-ema.
+void add_weights_flag(CLI::App& command, Weights& weights);
 
 }  // namespace vitrine

@@ -18,6 +18,7 @@ struct Options {
   std::vector<std::string> images;
   int top_k = 5;
   DeviceOptions device;
+  Weights weights = Weights::trained;
   bool json = false;
 };
 
@@ -26,7 +27,7 @@ int predict(Device& device, const Options& options, Checkpoint& checkpoint) {
   options.flags.fit_precision(checkpoint.config, device.traits());
   const Plan plan = weights_plan(config, device.traits());
   const std::vector<float> weights =
-      load_weights(weights_file(checkpoint.directory), config.model, plan);
+      load_weights(weights_file(checkpoint, options.weights), config.model, plan);
   const Buffer on_device = share_weights(device, plan, weights);
   ImagePass pass(device, config, /*attention=*/false);
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
@@ -61,6 +62,7 @@ Command add_predict(CLI::App& app) {
   command->add_option("-k,--top-k", options->top_k, "classes to print [5]")
       ->check(CLI::PositiveNumber);
   options->flags.add_to(*command, {{"precision", "fp32, tf32 or bf16"}});
+  add_weights_flag(*command, options->weights);
   add_device_flags(*command, options->device);
   command->add_flag("--json", options->json, "the result as JSON");
   return [options] { return predict(*options); };

@@ -337,10 +337,11 @@ fs::path weights_file(const fs::path& path) {
   return file;
 }
 
-fs::path average_file(const fs::path& path) {
-  const fs::path file = checkpoint_of(path) / kAverageFile;
+fs::path weights_file(const Checkpoint& checkpoint, Weights weights) {
+  if (weights == Weights::trained) return weights_file(checkpoint.directory);
+  const fs::path file = checkpoint.directory / kAverageFile;
   if (fs::exists(file)) return file;
-  throw BadInput(one_line(path.string()) + ": found no " + kAverageFile +
+  throw BadInput(one_line(checkpoint.directory.string()) + ": found no " + kAverageFile +
                  ", expected a run or checkpoint trained with model_ema");
 }
 

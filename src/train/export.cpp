@@ -49,13 +49,13 @@ std::vector<SafetensorsTensor> renamed(const Plan& plan, const float* flat,
 }  // namespace
 
 void export_checkpoint(const Checkpoint& checkpoint, ExportFormat format,
-                       const std::filesystem::path& directory) {
+                       const std::filesystem::path& directory, Weights which) {
   const bool timm = format == ExportFormat::timm;
   const RunConfig& config = checkpoint.config;
   const ordered_json document = timm ? timm_json(config) : huggingface_json(config);
   const Plan plan = plan_vit(config.model, {.training = false}, 1, DeviceTraits{});
   const std::vector<float> weights =
-      load_weights(weights_file(checkpoint.directory), config.model, plan);
+      load_weights(weights_file(checkpoint, which), config.model, plan);
   const TensorNames names{.naming = timm ? Naming::timm : Naming::huggingface_v4};
   AtomicDirectory output(directory);
   write_safetensors(output / "model.safetensors", renamed(plan, weights.data(), names),
