@@ -107,6 +107,27 @@ TEST(HuggingFaceConfig, Preprocessor) {
             std::string::npos);
 }
 
+// Scaled whole, whatever its shape, by one of Pillow's filters.
+TEST(HuggingFaceConfig, PreprocessorSeesPhotographs) {
+  const TemporaryDirectory directory;
+  const auto read_text = [&](const char* text) {
+    write_file(directory / kPreprocessorFile, text);
+    RunConfig config;
+    read_preprocessor_file(directory / kPreprocessorFile, config);
+    return config;
+  };
+  const RunConfig standard = read_text("{}");
+  EXPECT_EQ(standard.recipe.dataset, "folder");
+  EXPECT_EQ(standard.recipe.crop_mode, "squash");
+  EXPECT_EQ(standard.recipe.crop_pct, 1);
+  EXPECT_EQ(evaluation_filter(standard), "bilinear");
+  EXPECT_EQ(evaluation_filter(read_text(R"({"resample": 3})")), "bicubic");
+  EXPECT_NE(error_of([&] {
+              read_text(R"({"resample": 1})");
+            }).find("resample: found 1, expected 2 (bilinear) or 3 (bicubic)"),
+            std::string::npos);
+}
+
 // As timm 1.0.31's save_for_hf writes it, shortened.
 const json kTimm = json::parse(R"({
   "architecture": "vit_tiny_patch16_224", "num_classes": 3, "num_features": 192,
@@ -130,6 +151,27 @@ TEST(TimmConfig, Hub) {
   EXPECT_EQ(config.class_names, (std::vector<std::string>{"a", "b", "c"}));
   EXPECT_EQ(config.recipe.mean, (std::vector<float>{0.485f, 0.456f, 0.406f}));
   EXPECT_EQ(config.recipe.std, (std::vector<float>{0.25f, 0.5f, 0.75f}));
+}
+
+TEST(TimmConfig, SeesPhotographs) {
+  json document = {{"architecture", "vit_tiny_patch16_224"},
+                   {"pretrained_cfg",
+                    {{"interpolation", "bilinear"}, {"crop_pct", 0.95}, {"crop_mode", "squash"}}}};
+  const RunConfig config = read(document);
+  EXPECT_EQ(config.recipe.dataset, "folder");
+  EXPECT_EQ(evaluation_filter(config), "bilinear");
+  EXPECT_EQ(config.recipe.crop_pct, 0.95);
+  EXPECT_EQ(config.recipe.crop_mode, "squash");
+  document["pretrained_cfg"] = {{"crop_pct", 0.9}};
+  EXPECT_EQ(evaluation_filter(read(document)), "bicubic");
+  EXPECT_EQ(read(document).recipe.crop_mode, "center");
+  document["pretrained_cfg"] = {{"interpolation", "lanczos"}};
+  EXPECT_NE(read_error(document).find("interpolation: found \"lanczos\", expected bilinear or"),
+            std::string::npos)
+      << read_error(document);
+  document["pretrained_cfg"] = {{"crop_mode", "border"}};
+  EXPECT_NE(read_error(document).find("crop_mode: found \"border\""), std::string::npos)
+      << read_error(document);
 }
 
 TEST(TimmConfig, Architectures) {

@@ -107,6 +107,10 @@ TEST_P(FixturesProgram, Step) {
 // What predict makes of a picture is what step makes of it, normalised as the files say.
 TEST_P(FixturesProgram, Predict) {
   if (!GetParam().has_head) return;
+  // The whole image, as it is: no crop of the centre.
+  json document = json::parse(read_file("model/config.json"));
+  if (document.contains("pretrained_cfg")) document["pretrained_cfg"]["crop_pct"] = 1.0;
+  write_file("model/config.json", document.dump());
   const RunConfig config = open_checkpoint("model").config;
   const VitConfig& m = config.model;
   const std::int64_t plane = m.image_height * m.image_width;

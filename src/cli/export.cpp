@@ -14,11 +14,21 @@ struct Options {
   Weights weights = Weights::trained;
 };
 
+// ViTImageProcessor knows no crop.
+void note_crop(const Recipe& recipe) {
+  if (recipe.dataset != "folder" || (recipe.crop_mode == "squash" && recipe.crop_pct == 1)) return;
+  std::fprintf(stderr,
+               "vitrine: HuggingFace's image processor scales the whole image where our evaluation "
+               "takes its centre (crop_mode %s, crop_pct %g)\n",
+               recipe.crop_mode.c_str(), recipe.crop_pct);
+}
+
 int export_to(const Options& options) {
   const bool timm = options.format == "timm";
-  export_checkpoint(open_checkpoint(options.checkpoint),
-                    timm ? ExportFormat::timm : ExportFormat::huggingface, options.output,
-                    options.weights);
+  const Checkpoint checkpoint = open_checkpoint(options.checkpoint);
+  export_checkpoint(checkpoint, timm ? ExportFormat::timm : ExportFormat::huggingface,
+                    options.output, options.weights);
+  if (!timm) note_crop(checkpoint.config.recipe);
   std::printf("Exported for %s: %s\n", timm ? "timm" : "HuggingFace transformers",
               options.output.c_str());
   return 0;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "model/fields.h"
+#include "model/foreign_config.h"
 #include "vitrine/exchange.h"
 
 namespace vitrine {
@@ -202,11 +203,10 @@ ordered_json timm_json(const RunConfig& run) {
   document["model_args"] = model_args(c, a);
   // As our evaluation does it: stored images are scaled whole, of photographs the centre is taken.
   const bool photographs = run.recipe.dataset == "folder";
-  const std::string filter = photographs ? augmentation(run).interpolation : "bilinear";
   document["pretrained_cfg"] = {{"custom_load", false},
                                 {"input_size", {c.num_channels, c.image_height, c.image_width}},
                                 {"fixed_input_size", true},
-                                {"interpolation", filter == "random" ? "bicubic" : filter},
+                                {"interpolation", evaluation_filter(run)},
                                 {"crop_pct", photographs ? run.recipe.crop_pct : 1.0},
                                 {"crop_mode", photographs ? run.recipe.crop_mode : "squash"},
                                 {"mean", normalization.mean},
@@ -216,6 +216,12 @@ ordered_json timm_json(const RunConfig& run) {
                                 {"first_conv", "patch_embed.proj"},
                                 {"classifier", "head"}};
   return document;
+}
+
+std::string evaluation_filter(const RunConfig& run) {
+  if (run.recipe.dataset != "folder") return "bilinear";
+  const std::string filter = augmentation(run).interpolation;
+  return filter == "random" ? "bicubic" : filter;
 }
 
 }  // namespace vitrine

@@ -61,12 +61,37 @@ void read_timm_size(JsonReader& reader, const char* key, const json& found, VitC
   model.image_width = reader.read<std::int64_t>(key, pair ? found[1] : found);
 }
 
+// How timm sees a photograph where a file does not say.
+Recipe photographs() {
+  Recipe view;
+  view.dataset = "folder";
+  view.train_interpolation = "bicubic";
+  return view;
+}
+
+// Takes over how an evaluation sees a photograph.
+void see_as(const Recipe& view, const std::string& source, Recipe& recipe) {
+  validate(view, source);
+  recipe.dataset = view.dataset;
+  recipe.train_interpolation = view.train_interpolation;
+  recipe.crop_pct = view.crop_pct;
+  recipe.crop_mode = view.crop_mode;
+}
+
 void read_pretrained_cfg(const json& document, const std::string& source, RunConfig& config) {
   JsonReader reader(document, source);
   reader("mean", config.recipe.mean);
   reader("std", config.recipe.std);
   reader("num_classes", config.model.num_classes);
   reader("label_names", config.class_names);
+  Recipe view = photographs();
+  reader("interpolation", view.train_interpolation);
+  reader("crop_pct", view.crop_pct);
+  reader("crop_mode", view.crop_mode);
+  if (view.train_interpolation != "bilinear" && view.train_interpolation != "bicubic") {
+    reader.fail("interpolation", view.train_interpolation, "bilinear or bicubic");
+  }
+  see_as(view, source, config.recipe);
   if (!reader.has("input_size")) return;
   const json& size = document["input_size"];
   if (!size.is_array() || size.size() != 3) {
@@ -193,6 +218,17 @@ void read_preprocessor_file(const std::filesystem::path& path, RunConfig& config
   }
   config.recipe.mean = normalizes ? mean : std::vector<float>{};
   config.recipe.std = normalizes ? std : std::vector<float>{};
+  // Pillow's numbers of the filters. The image is scaled whole, whatever its shape.
+  std::int64_t resample = kPillowBilinear;
+  reader("resample", resample);
+  if (resample != kPillowBilinear && resample != kPillowBicubic) {
+    reader.fail("resample", document["resample"], "2 (bilinear) or 3 (bicubic)");
+  }
+  Recipe view = photographs();
+  view.train_interpolation = resample == kPillowBilinear ? "bilinear" : "bicubic";
+  view.crop_mode = "squash";
+  view.crop_pct = 1;
+  see_as(view, path.string(), config.recipe);
 }
 
 bool is_timm(const json& document) {

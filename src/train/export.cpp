@@ -14,7 +14,6 @@ using nlohmann::ordered_json;
 
 // As ViTImageProcessor.save_pretrained writes it.
 ordered_json preprocessor_json(const RunConfig& config) {
-  constexpr int kBilinear = 2;
   const VitConfig& model = config.model;
   const Transform normalization = transform(config.recipe, model.num_channels);
   return {{"do_normalize", !config.recipe.mean.empty()},
@@ -23,7 +22,7 @@ ordered_json preprocessor_json(const RunConfig& config) {
           {"image_mean", normalization.mean},
           {"image_processor_type", "ViTImageProcessor"},
           {"image_std", normalization.std},
-          {"resample", kBilinear},
+          {"resample", evaluation_filter(config) == "bilinear" ? kPillowBilinear : kPillowBicubic},
           {"rescale_factor", 1.0 / 255.0},
           {"size", {{"height", model.image_height}, {"width", model.image_width}}}};
 }
