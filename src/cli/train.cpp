@@ -94,7 +94,7 @@ std::optional<RunConfig> config_beside(const std::string& initial_checkpoint) {
   return config;
 }
 
-// Its model, normalisation and class names.
+// Its model, class names, normalisation, and how it sees photographs.
 RunConfig model_of(const std::string& initial_checkpoint) {
   const std::optional<RunConfig> source = config_beside(initial_checkpoint);
   if (!source) {
@@ -107,6 +107,9 @@ RunConfig model_of(const std::string& initial_checkpoint) {
   config.class_names = source->class_names;
   config.recipe.mean = source->recipe.mean;
   config.recipe.std = source->recipe.std;
+  config.recipe.train_interpolation = source->recipe.train_interpolation;
+  config.recipe.crop_pct = source->recipe.crop_pct;
+  config.recipe.crop_mode = source->recipe.crop_mode;
   return config;
 }
 
