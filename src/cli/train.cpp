@@ -94,7 +94,7 @@ std::optional<RunConfig> config_beside(const std::string& initial_checkpoint) {
   return config;
 }
 
-// Its model, class names, normalisation, and how it sees photographs.
+// Its model, class names, normalisation, and the crop of an evaluation.
 RunConfig model_of(const std::string& initial_checkpoint) {
   const std::optional<RunConfig> source = config_beside(initial_checkpoint);
   if (!source) {
@@ -107,7 +107,6 @@ RunConfig model_of(const std::string& initial_checkpoint) {
   config.class_names = source->class_names;
   config.recipe.mean = source->recipe.mean;
   config.recipe.std = source->recipe.std;
-  config.recipe.train_interpolation = source->recipe.train_interpolation;
   config.recipe.crop_pct = source->recipe.crop_pct;
   config.recipe.crop_mode = source->recipe.crop_mode;
   return config;
