@@ -220,13 +220,19 @@ class Pruner {
       return;
     }
     for (ValueId id : node.inputs) {
-      const bool weight = id == kNone || rewriter_.from().value(id).kind == ValueKind::parameter;
-      inputs.push_back(weight ? rewriter_.mapped(id) : narrowed(id, node.name));
+      inputs.push_back(has_tokens(id) ? narrowed(id, node.name) : rewriter_.mapped(id));
     }
     for (ValueId id : node.outputs) {
       outputs.push_back(id == kNone ? kNone : rewriter_.fresh(id, narrow_shape(id)));
     }
     rewriter_.to().append_to(node.operation->windowed(window_), node.name, inputs, outputs);
+  }
+
+  // Weights have none, nor have indices of samples.
+  bool has_tokens(ValueId id) const {
+    if (id == kNone) return false;
+    const Value& value = rewriter_.from().value(id);
+    return value.kind != ValueKind::parameter && value.dtype != DType::i32;
   }
 
   // [B, T, N] → [B, N]; statistics [B·T] → [B].
