@@ -100,6 +100,23 @@ TEST_F(CudaStep, RecordingChangesNoBit) {
   }
 }
 
+// A replay chooses the samples of its own step.
+TEST_F(CudaStep, RecordingChangesNoSubset) {
+  RunConfig config = small_run();
+  config.model.hidden_dropout_prob = 0;
+  config.model.drop_path_subset = true;
+  const Dataset data = random_images(config.model, 14, 5);
+  for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+    SCOPED_TRACE(to_string(working_type(precision)));
+    config.recipe.precision = precision;
+    const Trained expected = train_on({.name = "cuda", .cuda_graph = false}, config, data);
+    expect_same(train_on({.name = "cuda"}, config, data), expected);
+    simt::set_streams(simt::Streams::eager);
+    expect_same(train_on({.name = "cuda"}, config, data), expected);
+    simt::reset_device();
+  }
+}
+
 TEST_F(CudaStep, StopAndResumeChangesNoBit) {
   RunConfig config = small_run();
   const Dataset data = random_images(config.model, 14, 5);
