@@ -22,8 +22,8 @@ constexpr std::int64_t kRows = 4, kChunks = 2, kImages = kRows * kChunks;
 constexpr Chunking kInChunks{.batch = kImages, .rows = kRows, .count = kChunks, .lanes = 2};
 constexpr double kEpsilons = 16;
 
-/// All norm orders, class token and mean pool. With three blocks two have drop-path, 1/4 and 1/2 of
-/// the rows, with two blocks one has, 1/2.
+/// All norm orders, class token and mean pool; and what else a branch may have. With three blocks
+/// two have drop-path, 1/4 and 1/2 of the rows, with two blocks one has, 1/2.
 std::vector<std::pair<std::string, VitConfig>> models(std::int64_t blocks) {
   std::vector<std::pair<std::string, VitConfig>> list;
   for (const NormOrder order : {NormOrder::pre, NormOrder::post, NormOrder::d2l}) {
@@ -40,6 +40,11 @@ std::vector<std::pair<std::string, VitConfig>> models(std::int64_t blocks) {
                         c);
     }
   }
+  VitConfig rest = list.front().second;
+  rest.qk_norm = true;
+  rest.init_values = 0.1;
+  rest.reg_tokens = 2;
+  list.emplace_back("pre, token, qk norm, layer scale, registers", rest);
   return list;
 }
 

@@ -194,11 +194,10 @@ inline const std::vector<VitCase>& vit_cases() {
          c.class_token = ClassToken::last;
          c.init_values = 0.1;
        }},
-      {"subset of drop-path, qk norm, per head, registers, mean pool",
+      {"subset of drop-path, per head, registers, mean pool",
        [](VitConfig& c) {
          drop_by_subset(c);
          per_head(c);
-         c.qk_norm = true;
          c.reg_tokens = 2;
          c.pool = Pool::mean;
        }},
