@@ -92,6 +92,9 @@ class CudaKernels final : public Kernels {
   void residual_forward(const ResidualForward& args) override;
   void residual_backward(const ResidualBackward& args) override;
   void add(const Add& args) override;
+  void choose_samples(const ChooseSamples& args) override;
+  void take_samples(const TakeSamples& args) override;
+  void add_samples(const AddSamples& args) override;
   void scale_columns_forward(const ScaleColumnsForward& args) override;
   void scale_columns_backward(const ScaleColumnsBackward& args) override;
   void layer_norm_forward(const LayerNormForward& args) override;

@@ -104,6 +104,16 @@ TEST(Arguments, ScaleColumns) {
                   Field{"x", &Backward::x}, Field{"scale", &Backward::scale});
 }
 
+TEST(Arguments, Samples) {
+  const View<std::int32_t> samples{nowhere<std::int32_t>(), 2}, slots{nowhere<std::int32_t>(), 5};
+  EXPECT_NO_THROW(check_arguments(ChooseSamples{samples, slots, 5, 2, 1, nowhere<StepState>()}));
+  const TakeSamples take{working(6), working(15), samples, 5, 2, 3};
+  expect_one_type(take, Field{"out", &TakeSamples::out}, Field{"x", &TakeSamples::x});
+  const AddSamples add{working(15), working(15), working(6), slots, 5, 2, 3};
+  expect_one_type(add, Field{"out", &AddSamples::out}, Field{"x", &AddSamples::x},
+                  Field{"part", &AddSamples::part});
+}
+
 TEST(Arguments, LayerNormForward) {
   using Args = LayerNormForward;
   const Args args{.y = working(24),

@@ -35,7 +35,7 @@ PEERS = dict(attention_forward=(ATTENTION, []), attention_backward=(ATTENTION, [
              patch_convolution_backward=([*PATCHES, "D"], []),
              adamw=(UPDATE, []), gradient_norm=(UPDATE, []))
 ALONE = {"add", "residual_backward", "scale_columns_forward", "scale_columns_backward",
-         "pool_forward", "pool_backward", "per_head_linear_forward",
+         "take_samples", "add_samples", "pool_forward", "pool_backward", "per_head_linear_forward",
          "per_head_linear_backward", "patch_embed_backward", "sum_parts",
          "matmul+activation_forward", "patch_embed+patch_convolution_forward"}
 NO_PEER = ("dropout", "views")  # words of names without one

@@ -124,6 +124,7 @@ TEST(Config, EveryKeyIsWrittenUnderItsName) {
                           "head_softmax",
                           "activation_dropout_prob",
                           "drop_path_rate",
+                          "drop_path_subset",
                           "head_init",
                           "init_values",
                           "reg_tokens",
@@ -246,6 +247,8 @@ TEST(Config, Contradictions) {
         "activation_dropout_prob", "embedding_dropout_prob", "beta1", "beta2", "smoothing"}) {
     expect({{key, 1}}, std::string(key) + ": found 1, expected a number in [0, 1)");
   }
+  expect({{"drop_path_subset", true}, {"hidden_dropout_prob", 0.1}},
+         "hidden_dropout_prob: found 0.1 with drop_path_subset, expected 0");
   for (const char* key : {"patch_size", "num_channels", "hidden_size", "num_attention_heads",
                           "intermediate_size", "num_classes", "image_size"}) {
     expect({{key, 0}}, std::string(key) + ": found 0, expected 1 to 1048576");

@@ -331,6 +331,7 @@ TEST(ExportConfig, WhatTheLibrariesLack) {
                                    {{{"qk_norm", true}}, false, true},
                                    {{{"layer_norm_eps", 1e-5}}, true, false},
                                    {{{"drop_path_rate", 0.1}}, true, true},
+                                   {{{"drop_path_subset", true}}, true, true},
                                    {{{"activation_dropout_prob", 0.1}}, true, true}};
   for (const Case& c : cases) {
     RunConfig config = small();

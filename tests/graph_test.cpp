@@ -69,6 +69,24 @@ TEST(GraphErrors, OfMatricesAndNorms) {
   });
 }
 
+TEST(GraphErrors, OfSamples) {
+  for (const std::int64_t count : {0, 6}) {
+    expect_bad(std::to_string(count) + " samples of 5",
+               [&](Graph& g) { choose_samples(g, "node", 5, count, 1); });
+  }
+  expect_bad("[4, 3, 6] does not have the subset's 5 samples", [](Graph& g) {
+    take_samples(g, "node", rows_input(g, {4, 3, 6}), choose_samples(g, "subset", 5, 2, 1));
+  });
+  expect_bad("[4, 3, 6] does not have the subset's 5 samples", [](Graph& g) {
+    const ValueId x = rows_input(g, {4, 3, 6});
+    add_samples(g, "node", x, x, choose_samples(g, "subset", 5, 2, 1), 1.0f);
+  });
+  expect_bad("part [3, 3, 6] does not fit 2 samples of [5, 3, 6]", [](Graph& g) {
+    add_samples(g, "node", rows_input(g, {5, 3, 6}), rows_input(g, {3, 3, 6}),
+                choose_samples(g, "subset", 5, 2, 1), 1.0f);
+  });
+}
+
 TEST(GraphErrors, OfTokensAndAttention) {
   expect_bad("[B, P, D]", [](Graph& g) {
     tokens(g, "node", rows_input(g, {8, 6}), kNone, kNone, ClassToken::none, {});

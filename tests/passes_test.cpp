@@ -51,6 +51,13 @@ std::vector<Case> cases() {
     c.norm_order = NormOrder::d2l;
     c.output_projection = false;
   });
+  add("qk norm", [](VitConfig& c) { c.qk_norm = true; });
+  add("qk norm, post, per head, token last", [](VitConfig& c) {
+    c.qk_norm = true;
+    c.norm_order = NormOrder::post;
+    c.qkv_layout = QkvLayout::per_head;
+    c.class_token = ClassToken::last;
+  });
   add("layer scale", [](VitConfig& c) { c.init_values = 0.1; });
   add("layer scale, d2l", [](VitConfig& c) {
     c.init_values = 0.1;
@@ -238,12 +245,15 @@ TEST(PruneUnreadTokens, LeavesAValueThatIsKept) {
   EXPECT_EQ(pruned.shape(pruned.find("y")), (Shape{2, 3, 4}));
 }
 
-// q, k and v of normalised heads are apart, and attention reads them whole; what follows is narrow.
-TEST(PruneUnreadTokens, LeavesAttentionOfNormalisedHeadsWhole) {
+// q, k and v of normalised heads are apart: the queries alone are narrow, before their norm too.
+TEST(PruneUnreadTokens, QueriesOfNormalisedHeads) {
   VitConfig config = small_vit();
   config.qk_norm = true;
   const Graph pruned = forward(config, true, true);
-  EXPECT_EQ(pruned.shape(pruned.find("blocks.1.attn")), (Shape{1, 7, 12}));
+  EXPECT_EQ(pruned.shape(pruned.find("blocks.1.attn")), (Shape{1, 12}));
+  EXPECT_EQ(pruned.shape(pruned.find("blocks.1.attn.q_norm")), (Shape{1, 12}));
+  EXPECT_EQ(pruned.shape(pruned.find("blocks.1.attn.k_norm")), (Shape{1, 7, 12}));
+  EXPECT_EQ(pruned.shape(pruned.find("blocks.1.attn.qkv.v")), (Shape{1, 7, 12}));
   EXPECT_EQ(pruned.shape(pruned.find("blocks.1.mlp.fc1")), (Shape{1, 20}));
 }
 

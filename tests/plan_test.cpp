@@ -316,8 +316,17 @@ TEST(Plan, HasRoomForASumOfColumnsBesideEachBias) {
   }
 }
 
+VitConfig as_it_is(VitConfig c) {
+  return c;
+}
 VitConfig dropping(VitConfig c) {
   c.hidden_dropout_prob = c.attention_probs_dropout_prob = c.drop_path_rate = 0.1;
+  return c;
+}
+VitConfig dropping_by_subset(VitConfig c) {
+  c.hidden_dropout_prob = 0;
+  c.drop_path_rate = 0.5;
+  c.drop_path_subset = true;
   return c;
 }
 
@@ -326,15 +335,14 @@ TEST(Plan, OfRealNetworksNeverReadsWhatWasOverwritten) {
                            "cifar10-small", "vit_tiny_patch16_224"}) {
     for (bool training : {false, true}) {
       for (bool passes : {false, true}) {
-        for (bool dropout : {false, true}) {
+        for (const auto& dropout : {as_it_is, dropping, dropping_by_subset}) {
           SCOPED_TRACE(name);
-          const VitConfig config = preset(name).model;
           const VitOptions options{.rows = 3,
                                    .training = training,
                                    .probabilities = !training,
                                    .fuse_residual_norm = passes,
                                    .prune_last_block = passes};
-          const Plan plan(build_vit(dropout ? dropping(config) : config, options), traits_with(16),
+          const Plan plan(build_vit(dropout(preset(name).model), options), traits_with(16),
                           {.batch = 3, .rows = 3});
           expect_sound(plan);
           EXPECT_EQ(plan.has_backward(), training);

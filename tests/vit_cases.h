@@ -25,6 +25,13 @@ inline void per_head(VitConfig& c) {
   c.qkv_layout = QkvLayout::per_head;
 }
 
+/// Of five rows the second block runs on four, the third on three.
+inline void drop_by_subset(VitConfig& c) {
+  c.num_hidden_layers = 3;
+  c.drop_path_rate = 0.4;
+  c.drop_path_subset = true;
+}
+
 inline const std::vector<VitCase>& vit_cases() {
   static const std::vector<VitCase> list = {
       {"pre, token first, gelu", [](VitConfig&) {}},
@@ -165,6 +172,33 @@ inline const std::vector<VitCase>& vit_cases() {
          per_head(c);
          c.qk_norm = true;
          c.qkv_bias = false;
+         c.pool = Pool::mean;
+       }},
+      {"subset of drop-path, dropout inside",
+       [](VitConfig& c) {
+         drop_by_subset(c);
+         c.attention_probs_dropout_prob = 0.15;
+         c.activation_dropout_prob = 0.25;
+       }},
+      {"subset of drop-path, post, in chunks",
+       [](VitConfig& c) {
+         drop_by_subset(c);
+         c.norm_order = NormOrder::post;
+       },
+       0.1f,
+       {kBatch, 2, 3, 2}},
+      {"subset of drop-path, d2l, token last, layer scale",
+       [](VitConfig& c) {
+         drop_by_subset(c);
+         c.norm_order = NormOrder::d2l;
+         c.class_token = ClassToken::last;
+         c.init_values = 0.1;
+       }},
+      {"subset of drop-path, per head, registers, mean pool",
+       [](VitConfig& c) {
+         drop_by_subset(c);
+         per_head(c);
+         c.reg_tokens = 2;
          c.pool = Pool::mean;
        }},
       {"no blocks, mean pool, no token", [](VitConfig& c) {

@@ -255,6 +255,22 @@ ValueId pool(Graph& graph, const std::string& name, ValueId x, TokenWindow windo
 ValueId residual(Graph& graph, const std::string& name, ValueId x, ValueId branch, Dropout dropout,
                  Dropout drop_path, TokenWindow window);
 
+/// `count` of `batch` samples, as ChooseSamples says: their numbers [count], rising, and each
+/// sample's place among them [batch], −1 for the others.
+struct SampleSubset {
+  ValueId samples = kNone, slots = kNone;
+};
+SampleSubset choose_samples(Graph& graph, const std::string& name, std::int64_t batch,
+                            std::int64_t count, std::uint32_t operation);
+
+/// scale · the subset's samples of x [B, ...] → [k, ...]
+ValueId take_samples(Graph& graph, const std::string& name, ValueId x, const SampleSubset& subset,
+                     float scale = 1.0f);
+
+/// x [B, ...] with scale · part [k, ...] added to the subset's samples
+ValueId add_samples(Graph& graph, const std::string& name, ValueId x, ValueId part,
+                    const SampleSubset& subset, float scale);
+
 /// x [..., D] · scale [D], channel by channel
 ValueId scale_columns(Graph& graph, const std::string& name, ValueId x, ValueId scale);
 

@@ -57,6 +57,11 @@ struct VitConfig {
   double activation_dropout_prob = 0.0;  ///< inside the MLP
   double embedding_dropout_prob = -1.0;  ///< after the positions; −1: hidden_dropout_prob
   double drop_path_rate = 0.0;           ///< of the last block; rises linearly from 0
+  /// A branch with drop-path runs on a random k = round(rows · (1 − rate)) of a chunk's rows alone,
+  /// at least one, times rows / k (arXiv:2304.07193). Empty rows of a last batch count as others
+  /// do: each row is in with probability k / rows, so the expectation is the branch's. Dropout
+  /// inside of the branch counts the rows that run.
+  bool drop_path_subset = false;
   double layer_norm_eps = 1e-6;
   double initializer_range = 0.02;
   bool qkv_bias = true, proj_bias = true, patch_bias = true;

@@ -98,6 +98,44 @@ struct AddOperation final : Operation {
   void run(Kernels&, const Operands&) const override;
 };
 
+/// out: samples, slots
+struct ChooseSamplesOperation final : Operation {
+  std::int64_t batch = 0, count = 0;
+  std::uint32_t operation = 0;
+
+  std::string name() const override { return "choose_samples"; }
+  double flops(const Graph&, const Node&) const override { return 0; }
+  void run(Kernels&, const Operands&) const override;
+};
+
+/// in: x, samples, slots (the gradient's)   out: scale · x's samples
+struct TakeSamplesOperation final : Operation {
+  std::int64_t batch = 0, count = 0, cols = 0;
+  float scale = 1.0f;
+
+  std::string name() const override { return "take_samples"; }
+  double flops(const Graph&, const Node&) const override;
+  std::optional<double> bytes(const Graph&, const Node&) const override;
+  void gradient(Graph&, const Node&) const override;
+  OperationPtr windowed(const TokenWindow&) const override;
+  Recomputation recomputation() const override { return Recomputation::selective; }
+  void run(Kernels&, const Operands&) const override;
+};
+
+/// in: x, part, samples (the gradient's), slots   out: x + scale · part; without x, zeros + …
+struct AddSamplesOperation final : Operation {
+  std::int64_t batch = 0, count = 0, cols = 0;
+  float scale = 1.0f;
+
+  std::string name() const override { return "add_samples"; }
+  double flops(const Graph&, const Node&) const override;
+  std::optional<double> bytes(const Graph&, const Node&) const override;
+  void gradient(Graph&, const Node&) const override;
+  Sharing may_share() const override { return {{0, 0}}; }
+  OperationPtr windowed(const TokenWindow&) const override;
+  void run(Kernels&, const Operands&) const override;
+};
+
 /// in: x, scale   out: y
 struct ScaleColumnsOperation final : Operation {
   std::int64_t rows = 0, cols = 0;

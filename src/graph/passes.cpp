@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <tuple>
 
 #include "graph/operations.h"
 
@@ -166,7 +167,7 @@ class Pruner {
       bool narrow = row_wise && !graph.consumers(node->outputs[0]).empty() &&
                     std::all_of(node->outputs.begin(), node->outputs.end(),
                                 [&](ValueId out) { return out == kNone || may_be_narrow(out); });
-      if (narrow && is_attention(*node)) narrow = mark_split(*node);
+      if (narrow && is_attention(*node)) narrow = is_apart(*node) || mark_split(*node);
       for (ValueId out : node->outputs) {
         if (out != kNone) narrow_[out] = narrow;
       }
@@ -178,9 +179,17 @@ class Pruner {
     const std::vector<int> readers = graph.consumers(out);
     return !graph.value(out).keep && std::all_of(readers.begin(), readers.end(), [&](int reader) {
       const Node& consumer = graph.nodes()[reader];
-      return &consumer == &pool_node_ ||
-             (is_narrow(consumer.outputs[0]) && !is_attention(consumer));
+      if (&consumer == &pool_node_) return true;
+      if (!is_narrow(consumer.outputs[0])) return false;
+      return !is_attention(consumer) || only_queries(consumer, out);
     });
+  }
+
+  /// q, k and v are tensors of their own.
+  static bool is_apart(const Node& attention) { return attention.inputs[2] != kNone; }
+  static bool only_queries(const Node& attention, ValueId id) {
+    const std::vector<ValueId>& in = attention.inputs;
+    return is_apart(attention) && in[0] == id && in[1] != id && in[2] != id;
   }
 
   // Attention becomes narrow when its packed qkv comes from a projection of its own.
@@ -220,13 +229,19 @@ class Pruner {
       return;
     }
     for (ValueId id : node.inputs) {
-      const bool weight = id == kNone || rewriter_.from().value(id).kind == ValueKind::parameter;
-      inputs.push_back(weight ? rewriter_.mapped(id) : narrowed(id, node.name));
+      inputs.push_back(has_tokens(id) ? narrowed(id, node.name) : rewriter_.mapped(id));
     }
     for (ValueId id : node.outputs) {
       outputs.push_back(id == kNone ? kNone : rewriter_.fresh(id, narrow_shape(id)));
     }
     rewriter_.to().append_to(node.operation->windowed(window_), node.name, inputs, outputs);
+  }
+
+  // Weights have none, nor have indices of samples.
+  bool has_tokens(ValueId id) const {
+    if (id == kNone) return false;
+    const Value& value = rewriter_.from().value(id);
+    return value.kind != ValueKind::parameter && value.dtype != DType::i32;
   }
 
   // [B, T, N] → [B, N]; statistics [B·T] → [B].
@@ -264,9 +279,15 @@ class Pruner {
 
   void narrow_attention(const Node& node) {
     const auto& whole = dynamic_cast<const AttentionOperation&>(*node.operation);
-    const auto [q, kv] = qkv_.at(node.inputs[0]);
-    const AttentionValues values = attention(rewriter_.to(), node.name, q, kv, whole.heads, window_,
-                                             whole.dropout, node.outputs[2] != kNone);
+    ValueId q = kNone, k = kNone, v = kNone;
+    if (is_apart(node)) {
+      q = narrowed(node.inputs[0], node.name);
+      k = rewriter_.mapped(node.inputs[1]), v = rewriter_.mapped(node.inputs[2]);
+    } else {
+      std::tie(q, k) = qkv_.at(node.inputs[0]);
+    }
+    const AttentionValues values = attention(rewriter_.to(), node.name, q, k, whole.heads, window_,
+                                             whole.dropout, node.outputs[2] != kNone, v);
     rewriter_.map(node.outputs[0], values.out);
     rewriter_.map(node.outputs[1], values.log_sum_exp);
     rewriter_.map(node.outputs[2], values.probabilities);

@@ -145,6 +145,8 @@ void validate(const VitConfig& c, const std::string& source) {
   expect_probability(c.activation_dropout_prob, source, "activation_dropout_prob");
   expect_probability(std::max(c.embedding_dropout_prob, 0.0), source, "embedding_dropout_prob");
   expect_probability(c.drop_path_rate, source, "drop_path_rate");
+  expect(!c.drop_path_subset || c.hidden_dropout_prob == 0, source, "hidden_dropout_prob",
+         text(c.hidden_dropout_prob) + " with drop_path_subset", "0");
   expect(c.layer_norm_eps > 0 && c.layer_norm_eps < 1, source, "layer_norm_eps",
          text(c.layer_norm_eps), "a small positive number");
   expect_at_least(c.initializer_range, 0, source, "initializer_range");

@@ -105,6 +105,7 @@ void model_fields(Visitor& visit, Config& c) {
   visit("activation_dropout_prob", c.activation_dropout_prob);
   visit("embedding_dropout_prob", c.embedding_dropout_prob);
   visit("drop_path_rate", c.drop_path_rate);
+  visit("drop_path_subset", c.drop_path_subset);
   visit("layer_norm_eps", c.layer_norm_eps);
   visit("initializer_range", c.initializer_range);
   visit("qkv_bias", c.qkv_bias);

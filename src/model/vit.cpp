@@ -9,6 +9,8 @@
 // With LayerScale each branch, attn(…) and mlp(…), is multiplied by a gamma of its own.
 #include "vitrine/vit.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "model/freeze.h"
@@ -202,36 +204,46 @@ class Builder {
     return scale_columns(graph_, name, branch, weight(name + ".gamma", Shape{config_.hidden_size}));
   }
 
-  ValueId join(const std::string& name, ValueId x, ValueId branch, std::int64_t layer, Site after,
-               Site path) {
-    return residual(graph_, name, x, branch, site(config_.hidden_dropout_prob, layer, after),
-                    site(path_rate(layer), layer, path), all());
+  /// Rows of a chunk that a layer's branches run on.
+  std::int64_t branch_rows(std::int64_t layer) const {
+    if (!config_.drop_path_subset || !options_.training) return options_.rows;
+    const auto kept = std::llround(static_cast<double>(options_.rows) * (1 - path_rate(layer)));
+    return std::max<std::int64_t>(kept, 1);
+  }
+
+  /// x + branch(x) with dropout and drop-path: of all rows, or of a random subset that alone runs.
+  template <typename Branch>
+  ValueId join(const std::string& name, ValueId x, const Branch& branch, std::int64_t layer,
+               Site after, Site path) {
+    const Dropout drop_path = site(path_rate(layer), layer, path);
+    const std::int64_t rows = options_.rows, kept = branch_rows(layer);
+    if (kept == rows) {
+      return residual(graph_, name + ".residual", x, branch(x),
+                      site(config_.hidden_dropout_prob, layer, after), drop_path, all());
+    }
+    const SampleSubset subset =
+        choose_samples(graph_, name + ".subset", rows, kept, drop_path.operation);
+    const ValueId part = branch(take_samples(graph_, name + ".taken", x, subset));
+    const double scale = static_cast<double>(rows) / static_cast<double>(kept);
+    return add_samples(graph_, name + ".residual", x, part, subset, static_cast<float>(scale));
   }
 
   ValueId block(ValueId x, std::int64_t layer) {
     const std::string name = "blocks." + std::to_string(layer);
-    const std::string attn = name + ".attn", feed = name + ".mlp";
-    auto join_attention = [&](ValueId to, ValueId branch) {
-      return join(attn + ".residual", to, scaled(name + ".ls1", branch), layer, kAfterAttention,
-                  kAttentionPath);
+    const NormOrder order = config_.norm_order;
+    auto attention_branch = [&](ValueId in) {
+      if (order == NormOrder::pre) in = norm(name + ".norm1", in);
+      return scaled(name + ".ls1", attend(name + ".attn", in, layer));
     };
-    auto join_mlp = [&](ValueId to, ValueId branch) {
-      return join(feed + ".residual", to, scaled(name + ".ls2", branch), layer, kAfterMlp,
-                  kMlpPath);
+    auto mlp_branch = [&](ValueId in) {
+      if (order != NormOrder::post) in = norm(name + ".norm2", in);
+      return scaled(name + ".ls2", mlp(name + ".mlp", in, layer));
     };
-    switch (config_.norm_order) {
-      case NormOrder::pre:
-        x = join_attention(x, attend(attn, norm(name + ".norm1", x), layer));
-        return join_mlp(x, mlp(feed, norm(name + ".norm2", x), layer));
-      case NormOrder::post:
-        x = norm(name + ".norm1", join_attention(x, attend(attn, x, layer)));
-        return norm(name + ".norm2", join_mlp(x, mlp(feed, x, layer)));
-      case NormOrder::d2l:
-        x = norm(name + ".norm1", x);
-        x = join_attention(x, attend(attn, x, layer));
-        return join_mlp(x, mlp(feed, norm(name + ".norm2", x), layer));
-    }
-    return x;
+    if (order == NormOrder::d2l) x = norm(name + ".norm1", x);
+    x = join(name + ".attn", x, attention_branch, layer, kAfterAttention, kAttentionPath);
+    if (order == NormOrder::post) x = norm(name + ".norm1", x);
+    x = join(name + ".mlp", x, mlp_branch, layer, kAfterMlp, kMlpPath);
+    return order == NormOrder::post ? norm(name + ".norm2", x) : x;
   }
 
   ValueId head(ValueId x) {

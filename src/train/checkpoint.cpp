@@ -274,6 +274,7 @@ void check_same_model(const Checkpoint& checkpoint, const RunConfig& config) {
                                      "activation_dropout_prob",
                                      "embedding_dropout_prob",
                                      "drop_path_rate",
+                                     "drop_path_subset",
                                      "initializer_range",
                                      "init",
                                      "embedding_init",

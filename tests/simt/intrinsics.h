@@ -9,6 +9,9 @@
 inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }
+inline int __popc(unsigned x) {
+  return std::popcount(x);
+}
 inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
 }
