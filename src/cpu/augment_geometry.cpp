@@ -48,23 +48,6 @@ void transform_nearest(const ImageOperation& operation, const std::uint8_t* fill
   }
 }
 
-template <typename Sample>
-void transform_smooth(const ImageOperation& operation, const std::uint8_t* fill,
-                      const std::uint8_t* from, std::uint8_t* to, const ImageShape& shape,
-                      const Sample& sample) {
-  const int plane = shape.plane();
-  for (int y = 0; y < shape.height; ++y) {
-    for (int x = 0; x < shape.width; ++x, ++to) {
-      const pixel::SamplePoint at =
-          pixel::sample_point(operation.value, x, y, shape.height, shape.width);
-      for (int c = 0; c < shape.channels; ++c) {
-        to[c * plane] =
-            at.inside ? sample(from + c * plane, shape.height, shape.width, at) : fill[c];
-      }
-    }
-  }
-}
-
 /// A colour of its own for each pixel of a row of the box; `first` is the index of its first pixel.
 void fill_with_noise(std::uint64_t random, std::uint64_t first, int n, float mean, float std,
                      std::uint8_t* to) {
@@ -81,15 +64,10 @@ void fill_with_noise(std::uint64_t random, std::uint64_t first, int n, float mea
 
 void transform(const ImageOperation& operation, const std::uint8_t* fill, const std::uint8_t* from,
                std::uint8_t* to, const ImageShape& shape) {
-  switch (operation.filter) {
-    case ResampleFilter::nearest:
-      return transform_nearest(operation, fill, from, to, shape);
-    case ResampleFilter::bilinear:
-      return transform_smooth(operation, fill, from, to, shape,
-                              [](auto... sample) { return pixel::bilinear(sample...); });
-    case ResampleFilter::bicubic:
-      return transform_smooth(operation, fill, from, to, shape,
-                              [](auto... sample) { return pixel::bicubic(sample...); });
+  if (operation.filter == ResampleFilter::nearest) {
+    transform_nearest(operation, fill, from, to, shape);
+  } else {
+    transform_smooth({operation.value, operation.filter, fill, from, to, shape});
   }
 }
 

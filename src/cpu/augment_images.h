@@ -47,6 +47,17 @@ void blur(double sigma, const std::uint8_t* from, std::uint8_t* to, const ImageS
 void transform(const ImageOperation& operation, const std::uint8_t* fill, const std::uint8_t* from,
                std::uint8_t* to, const ImageShape& shape);
 
+/// affine between pixels: bilinear or bicubic.
+struct SmoothTransform {
+  const double* value;  ///< [6], of the operation
+  ResampleFilter filter;
+  const std::uint8_t* fill;  ///< [channels]
+  const std::uint8_t* from;
+  std::uint8_t* to;
+  ImageShape shape;
+};
+void transform_smooth(const SmoothTransform& args);
+
 /// erase, in place.
 void erase(const ImageOperation& operation, const AugmentImages& args, std::uint8_t* image,
            const ImageShape& shape);
