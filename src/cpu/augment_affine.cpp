@@ -153,9 +153,7 @@ HWY_INLINE Position sample(const std::uint8_t* plane, const Sampling& at) {
 
 HWY_INLINE void store_levels(Position values, std::uint8_t* to, int n) {
   const Positions d;
-  const Position levels =
-      hn::Min(hn::Max(values, hn::Zero(d)), hn::Set(d, double{pixel::kLevels - 1}));
-  const auto bytes = hn::DemoteTo(Bytes(), hn::DemoteTo(Words(), levels));
+  const auto bytes = hn::DemoteTo(Bytes(), hn::DemoteTo(Words(), values));  // saturates
   if (n == static_cast<int>(hn::Lanes(d))) return hn::StoreU(bytes, Bytes(), to);
   std::uint8_t part[HWY_MAX_BYTES / sizeof(double)];
   hn::StoreU(bytes, Bytes(), part);
@@ -187,6 +185,25 @@ void transform_row(const SmoothTransform& args, int y) {
   }
 }
 
+void offsets_of_row(const FixedPointRow& row, std::int32_t* offsets) {
+  const hn::CappedTag<std::int32_t, kSpareOffsets> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const auto along = [&](std::uint32_t start, std::uint32_t step, int x) {
+    const auto begin = static_cast<std::int32_t>(start + step * static_cast<std::uint32_t>(x));
+    const auto steps = hn::Mul(hn::Iota(d, 0), hn::Set(d, static_cast<std::int32_t>(step)));
+    return hn::ShiftRight<16>(hn::Add(hn::Set(d, begin), steps));
+  };
+  const auto outside = [&](auto v, int size) {
+    return hn::Or(hn::Lt(v, hn::Zero(d)), hn::Gt(v, hn::Set(d, size - 1)));
+  };
+  for (int x = 0; x < row.width; x += lanes) {
+    const auto column = along(row.x, row.step_x, x), line = along(row.y, row.step_y, x);
+    const auto offset = hn::Add(hn::Mul(line, hn::Set(d, row.width)), column);
+    const auto none = hn::Or(outside(column, row.width), outside(line, row.height));
+    hn::StoreU(hn::IfThenElse(none, hn::Set(d, -1), offset), d, offsets + x);
+  }
+}
+
 void transform_rows(const SmoothTransform& args) {
   for (int y = 0; y < args.shape.height; ++y) {
     if (args.filter == ResampleFilter::bicubic) {
@@ -204,6 +221,7 @@ HWY_AFTER_NAMESPACE();
 namespace vitrine::cpu {
 
 HWY_EXPORT(transform_rows);
+HWY_EXPORT(offsets_of_row);
 
 namespace {
 
@@ -232,6 +250,10 @@ void transform_smooth(const SmoothTransform& args) {
   constexpr int kWord = sizeof(std::int32_t);
   if (args.shape.width < kWord) return transform_pixels(args);
   HWY_DYNAMIC_DISPATCH(transform_rows)(args);
+}
+
+void fixed_point_offsets(const FixedPointRow& row, std::int32_t* offsets) {
+  HWY_DYNAMIC_DISPATCH(offsets_of_row)(row, offsets);
 }
 
 }  // namespace vitrine::cpu

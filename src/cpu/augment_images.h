@@ -47,6 +47,15 @@ void blur(double sigma, const std::uint8_t* from, std::uint8_t* to, const ImageS
 void transform(const ImageOperation& operation, const std::uint8_t* fill, const std::uint8_t* from,
                std::uint8_t* to, const ImageShape& shape);
 
+/// Positions of the pixels of an output row in the source, in 65536ths (see pixel::NearestMap).
+struct FixedPointRow {
+  std::uint32_t x, y, step_x, step_y;  ///< of the first pixel, and to the next
+  int height, width;
+};
+/// offsets[0 … width) in a plane, −1 outside. There is room for so many offsets more.
+constexpr int kSpareOffsets = 16;
+void fixed_point_offsets(const FixedPointRow& row, std::int32_t* offsets);
+
 /// affine between pixels: bilinear or bicubic.
 struct SmoothTransform {
   const double* value;  ///< [6], of the operation
