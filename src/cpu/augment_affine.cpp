@@ -37,6 +37,7 @@ constexpr int kRows = 4;
 struct Sampling {
   Word shifts[kColumns];  // of the words, to the sampled columns
   Word offsets[kRows];    // of the words in the plane, by sampled row
+  Word inside;            // −1 where a lane is inside, 0 elsewhere
   Position dx, dy;
   bool between_columns, between_rows;
 };
@@ -63,16 +64,18 @@ HWY_INLINE Inside is_inside(Position position, int size) {
   return hn::And(hn::Ge(position, hn::Zero(d)), hn::Lt(position, hn::Set(d, size)));
 }
 
-HWY_INLINE Sampling sampling(Position x, Position y, int height, int width) {
+// Positions of lanes that are not inside may be any, and are not used.
+HWY_INLINE Sampling sampling(Inside inside, Position x, Position y, int height, int width) {
   const Positions d;
   const Words words;
   const Position half = hn::Set(d, 0.5);
-  x = hn::Sub(x, half);
-  y = hn::Sub(y, half);
+  x = hn::Sub(hn::IfThenElseZero(inside, x), half);
+  y = hn::Sub(hn::IfThenElseZero(inside, y), half);
   const Position low_x = hn::Floor(x), low_y = hn::Floor(y);
   const Word first_column = hn::Sub(hn::DemoteTo(words, low_x), hn::Set(words, 1));
   const Word first_row = hn::Sub(hn::DemoteTo(words, low_y), hn::Set(words, 1));
   Sampling at;
+  at.inside = hn::DemoteTo(words, hn::IfThenElseZero(inside, hn::Set(d, -1.0)));
   at.dx = hn::Sub(x, low_x);
   at.dy = hn::Sub(y, low_y);
   at.between_columns = any_but_zero(at.dx);
@@ -89,19 +92,29 @@ HWY_INLINE Sampling sampling(Position x, Position y, int height, int width) {
   return at;
 }
 
-HWY_INLINE Word gathered(const std::uint8_t* plane, Word offsets) {
-  const Words d;
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-  return hn::GatherOffset(d, reinterpret_cast<const std::int32_t*>(plane), offsets);
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+// By a mask: what gathers all lanes is compiled to an instruction that waits for whatever its
+// register held before.
+HWY_INLINE hn::Vec128<std::int32_t> gathered(const int* words, __m128i offsets, __m128i lanes) {
+  return {_mm_mask_i32gather_epi32(_mm_setzero_si128(), words, offsets, lanes, 1)};
+}
+HWY_INLINE hn::Vec256<std::int32_t> gathered(const int* words, __m256i offsets, __m256i lanes) {
+  return {_mm256_mask_i32gather_epi32(_mm256_setzero_si256(), words, offsets, lanes, 1)};
+}
+HWY_INLINE Word gathered_row(const std::uint8_t* plane, const Sampling& at, int row) {
+  return gathered(reinterpret_cast<const int*>(plane), at.offsets[row].raw, at.inside.raw);
+}
 #else
+HWY_INLINE Word gathered_row(const std::uint8_t* plane, const Sampling& at, int row) {
+  const Words d;
   HWY_ALIGN std::int32_t words[HWY_MAX_BYTES / sizeof(double)];
-  hn::Store(offsets, d, words);
+  hn::Store(at.offsets[row], d, words);
   for (std::size_t lane = 0; lane < hn::Lanes(d); ++lane) {
     std::memcpy(words + lane, plane + words[lane], sizeof(std::int32_t));
   }
   return hn::Load(d, words);
-#endif
 }
+#endif
 
 HWY_INLINE Word level(Word word, Word shift) {
   return hn::And(hn::Shr(word, shift), hn::Set(Words(), 0xFF));
@@ -124,7 +137,7 @@ HWY_INLINE Position cubic_along_y(const Position* rows, Position t) {
 template <ResampleFilter kFilter>
 HWY_INLINE Position sample_row(const std::uint8_t* plane, const Sampling& at, int row) {
   const Positions d;
-  const Word word = gathered(plane, at.offsets[row]);
+  const Word word = gathered_row(plane, at, row);
   const Word b = level(word, at.shifts[1]);
   if (!at.between_columns) return hn::PromoteTo(d, b);
   const Word c = level(word, at.shifts[2]);
@@ -176,8 +189,7 @@ void transform_row(const SmoothTransform& args, int y) {
       for (int c = 0; c < channels; ++c) std::memset(to + c * plane, args.fill[c], n);
       continue;
     }
-    const Sampling at = sampling(hn::IfThenElseZero(inside, from_x),
-                                 hn::IfThenElseZero(inside, from_y), height, width);
+    const Sampling at = sampling(inside, from_x, from_y, height, width);
     for (int c = 0; c < channels; ++c) {
       const Position values = sample<kFilter>(args.from + c * plane, at);
       store_levels(hn::IfThenElse(inside, values, hn::Set(d, args.fill[c])), to + c * plane, n);
