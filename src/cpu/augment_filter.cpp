@@ -1,5 +1,5 @@
-// Sharpness and Gaussian blur, a row at a time. The loops are left to the compiler, once for each
-// target.
+// Sharpness and Gaussian blur, a row at a time. The loops of the blur are left to the compiler,
+// once for each target.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -35,15 +35,47 @@ struct Blur {
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrine::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
-/// A row of an image between its border pixels; `from` is the row itself.
-void sharpen_row(const std::uint8_t* __restrict from, int width, float factor,
-                 std::uint8_t* __restrict to) {
-  const std::uint8_t *upper = from - width, *lower = from + width;
-  for (int x = 1; x < width - 1; ++x) {
-    const int neighbours = upper[x - 1] + upper[x] + upper[x + 1] + from[x - 1] + from[x + 1] +
-                           lower[x - 1] + lower[x] + lower[x + 1];
-    to[x] = pixel::blend(pixel::smooth(neighbours, from[x]), from[x], factor);
+// pixel::smooth and pixel::blend of neighbouring pixels; the row above is `width` bytes away.
+template <class D>
+HWY_INLINE void sharpen_pixels(D d, const std::uint8_t* from, int width, float factor,
+                               std::uint8_t* to) {
+  const hn::Rebind<std::uint8_t, D> bytes;
+  const hn::Rebind<std::uint16_t, D> sums;
+  const hn::Rebind<std::int16_t, D> differences;
+  const hn::Rebind<std::int32_t, D> words;
+  const auto pixels = [&](int offset) {
+    return hn::PromoteTo(sums, hn::LoadU(bytes, from + offset));
+  };
+  const auto three = [&](int offset) {
+    return hn::Add(hn::Add(pixels(offset - 1), pixels(offset)), pixels(offset + 1));
+  };
+  const auto centre = pixels(0);
+  const auto sum =
+      hn::Add(hn::Add(three(-width), three(width)), hn::Add(three(0), hn::ShiftLeft<2>(centre)));
+  // (sum + 6) / 13, exact for sums of 13 levels.
+  const auto smooth =
+      hn::MulHigh(hn::Add(sum, hn::Set(sums, 6)), hn::Set(sums, (1 << 16) / 13 + 1));
+  const auto difference = hn::BitCast(differences, hn::Sub(centre, smooth));
+  const auto step = hn::Mul(hn::Set(d, factor), hn::ConvertTo(d, hn::PromoteTo(words, difference)));
+  const auto level = hn::Add(hn::ConvertTo(d, hn::PromoteTo(words, smooth)), step);
+  const auto bright = hn::Min(level, hn::Set(d, float{pixel::kLevels - 1}));
+  hn::StoreU(hn::DemoteTo(bytes, hn::ConvertTo(words, bright)), bytes, to);  // saturates at 0
+}
+
+// A row between its border pixels; the last vector overlaps the one before it.
+void sharpen_row(const std::uint8_t* from, int width, float factor, std::uint8_t* to) {
+  const hn::ScalableTag<float> d;
+  const int lanes = static_cast<int>(hn::Lanes(d)), end = width - 1;
+  int x = 1;
+  if (end - x < lanes) {
+    const hn::CappedTag<float, 1> one;
+    for (; x < end; ++x) sharpen_pixels(one, from + x, width, factor, to + x);
+  }
+  for (; x < end; x += lanes) {
+    const int begin = std::min(x, end - lanes);
+    sharpen_pixels(d, from + begin, width, factor, to + begin);
   }
 }
 
