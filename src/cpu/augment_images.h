@@ -38,6 +38,8 @@ class ToneTable {
 
 /// color, hue and grayscale, in place.
 void change_colors(const ImageOperation& operation, std::uint8_t* image, const ImageShape& shape);
+/// hue, of three planes.
+void shift_hue(std::uint8_t* image, int plane, std::uint8_t shift);
 
 /// sharpness and gaussian_blur, from one image to another.
 void sharpen(float factor, const std::uint8_t* from, std::uint8_t* to, const ImageShape& shape);

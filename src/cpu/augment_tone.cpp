@@ -71,16 +71,6 @@ void make_gray(std::uint8_t* image, int n) {
   std::memcpy(image + 2 * n, image, n);
 }
 
-void shift_hue(std::uint8_t* image, int n, std::uint8_t shift) {
-  for (int i = 0; i < n; ++i) {
-    const pixel::Rgb color =
-        pixel::with_hue_shifted({image[i], image[n + i], image[2 * n + i]}, shift);
-    image[i] = color.r;
-    image[n + i] = color.g;
-    image[2 * n + i] = color.b;
-  }
-}
-
 }  // namespace vitrine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -90,7 +80,6 @@ namespace vitrine::cpu {
 HWY_EXPORT(map_levels);
 HWY_EXPORT(blend_with_luma);
 HWY_EXPORT(make_gray);
-HWY_EXPORT(shift_hue);
 
 namespace {
 
@@ -189,8 +178,7 @@ void change_colors(const ImageOperation& operation, std::uint8_t* image, const I
       return HWY_DYNAMIC_DISPATCH(blend_with_luma)(image, shape.plane(),
                                                    static_cast<float>(operation.value[0]));
     case ImageOperationKind::hue:
-      return HWY_DYNAMIC_DISPATCH(shift_hue)(image, shape.plane(),
-                                             pixel::hue_shift(operation.value[0]));
+      return shift_hue(image, shape.plane(), pixel::hue_shift(operation.value[0]));
     default:
       return HWY_DYNAMIC_DISPATCH(make_gray)(image, shape.plane());
   }
