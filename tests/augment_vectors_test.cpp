@@ -107,6 +107,21 @@ TEST(AugmentVectors, ShearsAndShiftsArePixels) {
   }
 }
 
+// Ten tenths, added up, are less than one: along a row, a column, and far beyond fixed point.
+TEST(AugmentVectors, PositionsAreAddedUp) {
+  const double maps[][6] = {{0.1, 0, -0.05, 0, 1, 0},
+                            {1, 0, 0, 0, 0.1, -0.05},
+                            {0.1, 40000, -20000.05, 0, 1, 0},
+                            {40000, 0.1, -20000.05, 0, 1, 0}};
+  RandomStream random(6, 0);
+  for (const auto& map : maps) {
+    AugmentBatch batch = drawn_image(random, 45, 45);
+    batch.operations[0] = {.kind = ImageOperationKind::affine, .filter = ResampleFilter::nearest};
+    std::copy_n(map, 6, batch.operations[0].value);
+    expect_levels(batch, transformed(batch));
+  }
+}
+
 TEST(AugmentVectors, SharpnessIsPixels) {
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
