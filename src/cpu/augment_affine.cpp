@@ -7,6 +7,7 @@
 // are, and no product is fused with a sum. A vector in which no lane lies between rows reads one
 // row, and one in which none lies between columns takes values as they are: shears and shifts
 // along an axis are such throughout.
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/augment_images.h"
@@ -32,10 +33,12 @@ using Inside = hn::Mask<Positions>;
 
 constexpr int kColumns = 4;  // that a bicubic sample reads; bilinear reads the middle two
 constexpr int kRows = 4;
+constexpr int kMostChannels = 3;
 
 // What the channels of a vector's pixels have in common.
 struct Sampling {
-  Word shifts[kColumns];  // of the words, to the sampled columns
+  bool near_edge;         // columns beyond an edge are among those sampled
+  Word shifts[kColumns];  // of the words, to the sampled columns, where that is so
   Word offsets[kRows];    // of the words in the plane, by sampled row
   Word inside;            // −1 where a lane is inside, 0 elsewhere
   Position dx, dy;
@@ -69,8 +72,8 @@ HWY_INLINE Sampling sampling(Inside inside, Position x, Position y, int height, 
   const Positions d;
   const Words words;
   const Position half = hn::Set(d, 0.5);
-  x = hn::Sub(hn::IfThenElseZero(inside, x), half);
-  y = hn::Sub(hn::IfThenElseZero(inside, y), half);
+  x = hn::Sub(hn::IfThenElse(inside, x, half), half);
+  y = hn::Sub(hn::IfThenElse(inside, y, half), half);
   const Position low_x = hn::Floor(x), low_y = hn::Floor(y);
   const Word first_column = hn::Sub(hn::DemoteTo(words, low_x), hn::Set(words, 1));
   const Word first_row = hn::Sub(hn::DemoteTo(words, low_y), hn::Set(words, 1));
@@ -81,7 +84,8 @@ HWY_INLINE Sampling sampling(Inside inside, Position x, Position y, int height, 
   at.between_columns = any_but_zero(at.dx);
   at.between_rows = any_but_zero(at.dy);
   const Word word_begin = clamped(first_column, 0, width - kColumns);
-  for (int i = 0; i < kColumns; ++i) {
+  at.near_edge = !hn::AllTrue(words, hn::Eq(first_column, word_begin));
+  for (int i = 0; at.near_edge && i < kColumns; ++i) {
     const Word column = clamped(hn::Add(first_column, hn::Set(words, i)), 0, width - 1);
     at.shifts[i] = hn::ShiftLeft<3>(hn::Sub(column, word_begin));
   }
@@ -116,8 +120,11 @@ HWY_INLINE Word gathered_row(const std::uint8_t* plane, const Sampling& at, int 
 }
 #endif
 
-HWY_INLINE Word level(Word word, Word shift) {
-  return hn::And(hn::Shr(word, shift), hn::Set(Words(), 0xFF));
+template <int kColumn, bool kNearEdge>
+HWY_INLINE Word level(Word word, const Sampling& at) {
+  const Word shifted =
+      kNearEdge ? hn::Shr(word, at.shifts[kColumn]) : hn::ShiftRight<8 * kColumn>(word);
+  return hn::And(shifted, hn::Set(Words(), 0xFF));
 }
 
 // b + t · (first + t · (second + t · third)), as pixel::cubic.
@@ -134,33 +141,33 @@ HWY_INLINE Position cubic_along_y(const Position* rows, Position t) {
   return cubic(b, hn::Sub(c, a), second, third, t);
 }
 
-template <ResampleFilter kFilter>
+template <ResampleFilter kFilter, bool kNearEdge>
 HWY_INLINE Position sample_row(const std::uint8_t* plane, const Sampling& at, int row) {
   const Positions d;
   const Word word = gathered_row(plane, at, row);
-  const Word b = level(word, at.shifts[1]);
+  const Word b = level<1, kNearEdge>(word, at);
   if (!at.between_columns) return hn::PromoteTo(d, b);
-  const Word c = level(word, at.shifts[2]);
+  const Word c = level<2, kNearEdge>(word, at);
   if constexpr (kFilter == ResampleFilter::bilinear) {
     return hn::Add(hn::PromoteTo(d, b), hn::Mul(hn::PromoteTo(d, hn::Sub(c, b)), at.dx));
   }
-  const Word a = level(word, at.shifts[0]), last = level(word, at.shifts[3]);
+  const Word a = level<0, kNearEdge>(word, at), last = level<3, kNearEdge>(word, at);
   const Word upwards = hn::Sub(b, a), third = hn::Add(hn::Sub(upwards, c), last);
   const Word second = hn::Sub(hn::Sub(hn::Zero(Words()), upwards), third);
   return cubic(hn::PromoteTo(d, b), hn::PromoteTo(d, hn::Sub(c, a)), hn::PromoteTo(d, second),
                hn::PromoteTo(d, third), at.dx);
 }
 
-template <ResampleFilter kFilter>
+template <ResampleFilter kFilter, bool kNearEdge>
 HWY_INLINE Position sample(const std::uint8_t* plane, const Sampling& at) {
-  if (!at.between_rows) return sample_row<kFilter>(plane, at, 1);
+  if (!at.between_rows) return sample_row<kFilter, kNearEdge>(plane, at, 1);
   if constexpr (kFilter == ResampleFilter::bilinear) {
-    const Position upper = sample_row<kFilter>(plane, at, 1);
-    const Position lower = sample_row<kFilter>(plane, at, 2);
+    const Position upper = sample_row<kFilter, kNearEdge>(plane, at, 1);
+    const Position lower = sample_row<kFilter, kNearEdge>(plane, at, 2);
     return hn::Add(upper, hn::Mul(hn::Sub(lower, upper), at.dy));
   }
   Position rows[kRows];
-  for (int i = 0; i < kRows; ++i) rows[i] = sample_row<kFilter>(plane, at, i);
+  for (int i = 0; i < kRows; ++i) rows[i] = sample_row<kFilter, kNearEdge>(plane, at, i);
   return cubic_along_y(rows, at.dy);
 }
 
@@ -178,6 +185,8 @@ void transform_row(const SmoothTransform& args, int y) {
   const Positions d;
   const auto [channels, height, width] = args.shape;
   const int lanes = static_cast<int>(hn::Lanes(d)), plane = args.shape.plane();
+  double fill[kMostChannels] = {};
+  std::copy_n(args.fill, channels, fill);
   for (int x = 0; x < width; x += lanes) {
     const int n = width - x < lanes ? width - x : lanes;
     const Position centre_x = hn::Add(hn::Iota(d, x), hn::Set(d, 0.5));
@@ -191,8 +200,10 @@ void transform_row(const SmoothTransform& args, int y) {
     }
     const Sampling at = sampling(inside, from_x, from_y, height, width);
     for (int c = 0; c < channels; ++c) {
-      const Position values = sample<kFilter>(args.from + c * plane, at);
-      store_levels(hn::IfThenElse(inside, values, hn::Set(d, args.fill[c])), to + c * plane, n);
+      const std::uint8_t* from = args.from + c * plane;
+      const Position values =
+          at.near_edge ? sample<kFilter, true>(from, at) : sample<kFilter, false>(from, at);
+      store_levels(hn::IfThenElse(inside, values, hn::Set(d, fill[c])), to + c * plane, n);
     }
   }
 }
