@@ -177,7 +177,7 @@ HWY_INLINE void store_levels(Position values, std::uint8_t* to, int n) {
   if (n == static_cast<int>(hn::Lanes(d))) return hn::StoreU(bytes, Bytes(), to);
   std::uint8_t part[HWY_MAX_BYTES / sizeof(double)];
   hn::StoreU(bytes, Bytes(), part);
-  std::memcpy(to, part, n);
+  std::copy_n(part, n, to);
 }
 
 template <ResampleFilter kFilter>
