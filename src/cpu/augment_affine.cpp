@@ -6,7 +6,7 @@
 // are the edge's by the number of bits the word is shifted. All sums are in double, as Pillow's
 // are, and no product is fused with a sum. A vector in which no lane lies between rows reads one
 // row, and one in which none lies between columns takes values as they are: shears and shifts
-// along an axis are such throughout.
+// along an axis are such throughout. For nearest maps: the offsets of a row's sources.
 #include <algorithm>
 #include <cstring>
 
@@ -227,28 +227,7 @@ void offsets_of_row(const FixedPointRow& row, std::int32_t* offsets) {
   }
 }
 
-void transform_rows(const SmoothTransform& args) {
-  for (int y = 0; y < args.shape.height; ++y) {
-    if (args.filter == ResampleFilter::bicubic) {
-      transform_row<ResampleFilter::bicubic>(args, y);
-    } else {
-      transform_row<ResampleFilter::bilinear>(args, y);
-    }
-  }
-}
-
-}  // namespace vitrine::cpu::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace vitrine::cpu {
-
-HWY_EXPORT(transform_rows);
-HWY_EXPORT(offsets_of_row);
-
-namespace {
-
-// Images that are narrower than a word.
+// Of images that are narrower than a word, and where vectors are of one lane.
 void transform_pixels(const SmoothTransform& args) {
   const auto [channels, height, width] = args.shape;
   const int plane = args.shape.plane();
@@ -267,11 +246,27 @@ void transform_pixels(const SmoothTransform& args) {
   }
 }
 
-}  // namespace
+void transform_rows(const SmoothTransform& args) {
+  if (HWY_TARGET == HWY_SCALAR || args.shape.width < kColumns) return transform_pixels(args);
+  for (int y = 0; y < args.shape.height; ++y) {
+    if (args.filter == ResampleFilter::bicubic) {
+      transform_row<ResampleFilter::bicubic>(args, y);
+    } else {
+      transform_row<ResampleFilter::bilinear>(args, y);
+    }
+  }
+}
+
+}  // namespace vitrine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace vitrine::cpu {
+
+HWY_EXPORT(transform_rows);
+HWY_EXPORT(offsets_of_row);
 
 void transform_smooth(const SmoothTransform& args) {
-  constexpr int kWord = sizeof(std::int32_t);
-  if (args.shape.width < kWord) return transform_pixels(args);
   HWY_DYNAMIC_DISPATCH(transform_rows)(args);
 }
 

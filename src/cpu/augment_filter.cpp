@@ -65,17 +65,22 @@ HWY_INLINE void sharpen_pixels(D d, const std::uint8_t* from, int width, float f
 }
 
 // A row between its border pixels; the last vector overlaps the one before it.
-void sharpen_row(const std::uint8_t* from, int width, float factor, std::uint8_t* to) {
+void sharpen_row(const std::uint8_t* __restrict from, int width, float factor,
+                 std::uint8_t* __restrict to) {
   const hn::ScalableTag<float> d;
   const int lanes = static_cast<int>(hn::Lanes(d)), end = width - 1;
-  int x = 1;
-  if (end - x < lanes) {
-    const hn::CappedTag<float, 1> one;
-    for (; x < end; ++x) sharpen_pixels(one, from + x, width, factor, to + x);
+  if (HWY_TARGET != HWY_SCALAR && end - 1 >= lanes) {
+    for (int x = 1; x < end; x += lanes) {
+      const int begin = std::min(x, end - lanes);
+      sharpen_pixels(d, from + begin, width, factor, to + begin);
+    }
+    return;
   }
-  for (; x < end; x += lanes) {
-    const int begin = std::min(x, end - lanes);
-    sharpen_pixels(d, from + begin, width, factor, to + begin);
+  const std::uint8_t *upper = from - width, *lower = from + width;
+  for (int x = 1; x < end; ++x) {
+    const int neighbours = upper[x - 1] + upper[x] + upper[x + 1] + from[x - 1] + from[x + 1] +
+                           lower[x - 1] + lower[x] + lower[x + 1];
+    to[x] = pixel::blend(pixel::smooth(neighbours, from[x]), from[x], factor);
   }
 }
 

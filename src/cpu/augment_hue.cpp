@@ -1,7 +1,5 @@
 // Hue turned in Pillow's HSV: pixel::with_hue_shifted for vectors of pixels, operation by operation
 // in the same types, so that results are equal to the bit.
-#include <cstring>
-
 #include "cpu/augment_images.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -114,15 +112,19 @@ HWY_INLINE void shift_pixels(std::uint8_t* image, int plane, int shift) {
   store(color.b, 2);
 }
 
-void shift_hues(std::uint8_t* image, int plane, int shift) {
-  constexpr int kMostLanes = HWY_MAX_BYTES / sizeof(double);
+void shift_hues(std::uint8_t* image, int plane, std::uint8_t shift) {
   const int lanes = static_cast<int>(hn::Lanes(Doubles()));
   int i = 0;
-  for (; i + lanes <= plane; i += lanes) shift_pixels(image + i, plane, shift);
-  std::uint8_t rest[3 * kMostLanes] = {};
-  for (int c = 0; c < 3; ++c) std::memcpy(rest + c * lanes, image + c * plane + i, plane - i);
-  shift_pixels(rest, lanes, shift);
-  for (int c = 0; c < 3; ++c) std::memcpy(image + c * plane + i, rest + c * lanes, plane - i);
+  if (HWY_TARGET != HWY_SCALAR) {
+    for (; i + lanes <= plane; i += lanes) shift_pixels(image + i, plane, shift);
+  }
+  for (; i < plane; ++i) {
+    std::uint8_t *red = image + i, *green = red + plane, *blue = green + plane;
+    const pixel::Rgb color = pixel::with_hue_shifted({*red, *green, *blue}, shift);
+    *red = color.r;
+    *green = color.g;
+    *blue = color.b;
+  }
 }
 
 }  // namespace vitrine::cpu::HWY_NAMESPACE
