@@ -13,6 +13,7 @@
 
 #include "augment_batch.h"
 #include "cpu/cpu_kernels.h"
+#include "for_targets.h"
 #include "reference_check.h"
 #include "vitrine/pixel_math.h"
 #include "vitrine/safetensors.h"
@@ -72,7 +73,7 @@ AugmentBatch flat_batch(std::int64_t channels, std::int64_t height, std::int64_t
   return batch;
 }
 
-TEST(AugmentImages, MatchesPillow) {
+void expect_pillows_levels() {
   const SafetensorsFile file(std::string(VITRINE_TESTS_DIRECTORY) +
                              "/augment/operations.safetensors");
   int cases = 0;
@@ -101,6 +102,10 @@ TEST(AugmentImages, MatchesPillow) {
     ++cases;
   }
   EXPECT_GT(cases, 200);
+}
+
+TEST(AugmentImages, MatchesPillow) {
+  for_targets(expect_pillows_levels);
 }
 
 TEST(AugmentImages, LeavesImagesWithoutOperationsAlone) {

@@ -1,23 +1,14 @@
-// Sharpness and Gaussian blur, a row at a time.
+// Sharpness and Gaussian blur, a row at a time. The loops of the blur are left to the compiler,
+// once for each target.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "cpu/augment_images.h"
 
+#ifndef VITRINE_CPU_AUGMENT_FILTER_BLUR
+#define VITRINE_CPU_AUGMENT_FILTER_BLUR
 namespace vitrine::cpu {
-namespace {
-
-/// A row of an image between its border pixels; `from` is the row itself.
-void sharpen_row(const std::uint8_t* __restrict from, int width, float factor,
-                 std::uint8_t* __restrict to) {
-  const std::uint8_t *upper = from - width, *lower = from + width;
-  for (int x = 1; x < width - 1; ++x) {
-    const int neighbours = upper[x - 1] + upper[x] + upper[x + 1] + from[x - 1] + from[x + 1] +
-                           lower[x - 1] + lower[x] + lower[x + 1];
-    to[x] = pixel::blend(pixel::smooth(neighbours, from[x]), from[x], factor);
-  }
-}
 
 /// What a blur needs besides the pixels.
 struct Blur {
@@ -31,6 +22,67 @@ struct Blur {
     pixel::blur_weights(gaussians, radius, weights);
   }
 };
+
+}  // namespace vitrine::cpu
+#endif  // VITRINE_CPU_AUGMENT_FILTER_BLUR
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/augment_filter.cpp"
+#include "hwy/foreach_target.h"
+// clang-format off: the line above decides what the next one compiles for
+#include "hwy/highway.h"
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace vitrine::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// pixel::smooth and pixel::blend of neighbouring pixels; the row above is `width` bytes away.
+template <class D>
+HWY_INLINE void sharpen_pixels(D d, const std::uint8_t* from, int width, float factor,
+                               std::uint8_t* to) {
+  const hn::Rebind<std::uint8_t, D> bytes;
+  const hn::Rebind<std::uint16_t, D> sums;
+  const hn::Rebind<std::int16_t, D> differences;
+  const hn::Rebind<std::int32_t, D> words;
+  const auto pixels = [&](int offset) {
+    return hn::PromoteTo(sums, hn::LoadU(bytes, from + offset));
+  };
+  const auto three = [&](int offset) {
+    return hn::Add(hn::Add(pixels(offset - 1), pixels(offset)), pixels(offset + 1));
+  };
+  const auto centre = pixels(0);
+  const auto sum =
+      hn::Add(hn::Add(three(-width), three(width)), hn::Add(three(0), hn::ShiftLeft<2>(centre)));
+  // (sum + 6) / 13, exact for sums of 13 levels.
+  const auto smooth =
+      hn::MulHigh(hn::Add(sum, hn::Set(sums, 6)), hn::Set(sums, (1 << 16) / 13 + 1));
+  const auto difference = hn::BitCast(differences, hn::Sub(centre, smooth));
+  const auto step = hn::Mul(hn::Set(d, factor), hn::ConvertTo(d, hn::PromoteTo(words, difference)));
+  const auto level = hn::Add(hn::ConvertTo(d, hn::PromoteTo(words, smooth)), step);
+  const auto bright = hn::Min(level, hn::Set(d, float{pixel::kLevels - 1}));
+  hn::StoreU(hn::DemoteTo(bytes, hn::ConvertTo(words, bright)), bytes, to);  // saturates at 0
+}
+
+// A row between its border pixels; the last vector overlaps the one before it.
+void sharpen_row(const std::uint8_t* __restrict from, int width, float factor,
+                 std::uint8_t* __restrict to) {
+  const hn::ScalableTag<float> d;
+  const int lanes = static_cast<int>(hn::Lanes(d)), end = width - 1;
+  if (HWY_TARGET != HWY_SCALAR && end - 1 >= lanes) {
+    for (int x = 1; x < end; x += lanes) {
+      const int begin = std::min(x, end - lanes);
+      sharpen_pixels(d, from + begin, width, factor, to + begin);
+    }
+    return;
+  }
+  const std::uint8_t *upper = from - width, *lower = from + width;
+  for (int x = 1; x < end; ++x) {
+    const int neighbours = upper[x - 1] + upper[x] + upper[x + 1] + from[x - 1] + from[x + 1] +
+                           lower[x - 1] + lower[x] + lower[x + 1];
+    to[x] = pixel::blend(pixel::smooth(neighbours, from[x]), from[x], factor);
+  }
+}
 
 /// Fills blur.row for row y of the plane.
 void blur_columns(const std::uint8_t* plane, int height, int width, int y, Blur& blur) {
@@ -67,7 +119,15 @@ void blur_row(const Blur& blur, int width, std::uint8_t* __restrict to) {
   }
 }
 
-}  // namespace
+}  // namespace vitrine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace vitrine::cpu {
+
+HWY_EXPORT(sharpen_row);
+HWY_EXPORT(blur_columns);
+HWY_EXPORT(blur_row);
 
 void sharpen(float factor, const std::uint8_t* from, std::uint8_t* to, const ImageShape& shape) {
   const int width = shape.width;
@@ -79,7 +139,7 @@ void sharpen(float factor, const std::uint8_t* from, std::uint8_t* to, const Ima
     }
     to[0] = from[0];
     to[width - 1] = from[width - 1];
-    sharpen_row(from, width, factor, to);
+    HWY_DYNAMIC_DISPATCH(sharpen_row)(from, width, factor, to);
   }
 }
 
@@ -87,10 +147,12 @@ void blur(double sigma, const std::uint8_t* from, std::uint8_t* to, const ImageS
   Blur blur(sigma, shape.width);
   for (int c = 0; c < shape.channels; ++c) {
     for (int y = 0; y < shape.height; ++y, to += shape.width) {
-      blur_columns(from + c * shape.plane(), shape.height, shape.width, y, blur);
-      blur_row(blur, shape.width, to);
+      HWY_DYNAMIC_DISPATCH(blur_columns)
+      (from + c * shape.plane(), shape.height, shape.width, y, blur);
+      HWY_DYNAMIC_DISPATCH(blur_row)(blur, shape.width, to);
     }
   }
 }
 
 }  // namespace vitrine::cpu
+#endif  // HWY_ONCE

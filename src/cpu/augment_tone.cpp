@@ -1,32 +1,55 @@
 // Tones by tables of 256 entries a channel, and changes of colour pixel by pixel.
 //
 // Of a table that waits, the histogram of what it will make is the pixels' histogram sent through
-// it; only the mean luma needs the pixels themselves.
+// it; only the mean luma needs the pixels themselves. Vectors of bytes go through a table in 16
+// parts by the lower half of a byte, of which the upper half then chooses one; the other loops are
+// left to the compiler, once for each target.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 
 #include "cpu/augment_images.h"
 
-namespace vitrine::cpu {
-namespace {
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/augment_tone.cpp"
+#include "hwy/foreach_target.h"
+// clang-format off: the line above decides what the next one compiles for
+#include "hwy/highway.h"
+// clang-format on
 
-using pixel::kLevels;
+HWY_BEFORE_NAMESPACE();
+namespace vitrine::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
-/// counts[v] = pixels of value v. Four tables, because neighbours are often equal and one would
-/// wait for the other.
-void count_levels(const std::uint8_t* pixels, int n, std::uint32_t* counts) {
-  constexpr int kTables = 4;
-  std::uint32_t tables[kTables][kLevels] = {};
-  int i = 0;
-  for (; i + kTables <= n; i += kTables) {
-    for (int table = 0; table < kTables; ++table) ++tables[table][pixels[i + table]];
-  }
-  for (; i < n; ++i) ++tables[0][pixels[i]];
-  for (int level = 0; level < kLevels; ++level) {
-    counts[level] = tables[0][level] + tables[1][level] + tables[2][level] + tables[3][level];
-  }
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+void map_levels(const std::uint8_t* table, std::uint8_t* levels, int n) {
+  for (int i = 0; i < n; ++i) levels[i] = table[levels[i]];
 }
+#else
+template <class D>
+HWY_INLINE hn::Vec<D> mapped(D d, const std::uint8_t* table, hn::Vec<D> levels) {
+  const auto lower = hn::And(levels, hn::Set(d, 15));
+  const auto bit = [&](int i) { return hn::TestBit(levels, hn::Set(d, 1 << i)); };
+  const auto part = [&](int i) {
+    return hn::TableLookupBytes(hn::LoadDup128(d, table + 16 * i), lower);
+  };
+  const auto bit4 = bit(4), bit5 = bit(5), bit6 = bit(6), bit7 = bit(7);
+  const auto two = [&](int i) { return hn::IfThenElse(bit4, part(i + 1), part(i)); };
+  const auto four = [&](int i) { return hn::IfThenElse(bit5, two(i + 2), two(i)); };
+  const auto eight = [&](int i) { return hn::IfThenElse(bit6, four(i + 4), four(i)); };
+  return hn::IfThenElse(bit7, eight(8), eight(0));
+}
+
+void map_levels(const std::uint8_t* table, std::uint8_t* levels, int n) {
+  const hn::ScalableTag<std::uint8_t> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  int i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(mapped(d, table, hn::LoadU(d, levels + i)), d, levels + i);
+  }
+  for (; i < n; ++i) levels[i] = table[levels[i]];
+}
+#endif
 
 void blend_with_luma(std::uint8_t* image, int n, float factor) {
   std::uint8_t *red = image, *green = image + n, *blue = image + 2 * n;
@@ -48,13 +71,32 @@ void make_gray(std::uint8_t* image, int n) {
   std::memcpy(image + 2 * n, image, n);
 }
 
-void shift_hue(std::uint8_t* image, int n, std::uint8_t shift) {
-  for (int i = 0; i < n; ++i) {
-    const pixel::Rgb color =
-        pixel::with_hue_shifted({image[i], image[n + i], image[2 * n + i]}, shift);
-    image[i] = color.r;
-    image[n + i] = color.g;
-    image[2 * n + i] = color.b;
+}  // namespace vitrine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace vitrine::cpu {
+
+HWY_EXPORT(map_levels);
+HWY_EXPORT(blend_with_luma);
+HWY_EXPORT(make_gray);
+
+namespace {
+
+using pixel::kLevels;
+
+/// counts[v] = pixels of value v. Four tables, because neighbours are often equal and one would
+/// wait for the other.
+void count_levels(const std::uint8_t* pixels, int n, std::uint32_t* counts) {
+  constexpr int kTables = 4;
+  std::uint32_t tables[kTables][kLevels] = {};
+  int i = 0;
+  for (; i + kTables <= n; i += kTables) {
+    for (int table = 0; table < kTables; ++table) ++tables[table][pixels[i + table]];
+  }
+  for (; i < n; ++i) ++tables[0][pixels[i]];
+  for (int level = 0; level < kLevels; ++level) {
+    counts[level] = tables[0][level] + tables[1][level] + tables[2][level] + tables[3][level];
   }
 }
 
@@ -124,9 +166,7 @@ void ToneTable::append_table(int channel, const std::uint8_t* next) {
 void ToneTable::apply(std::uint8_t* image, const ImageShape& shape) {
   if (identity_) return;
   for (int c = 0; c < shape.channels; ++c) {
-    const std::uint8_t* table = table_[c];
-    std::uint8_t* plane = image + c * shape.plane();
-    for (int i = 0; i < shape.plane(); ++i) plane[i] = table[plane[i]];
+    HWY_DYNAMIC_DISPATCH(map_levels)(table_[c], image + c * shape.plane(), shape.plane());
   }
   *this = ToneTable();
 }
@@ -135,12 +175,14 @@ void change_colors(const ImageOperation& operation, std::uint8_t* image, const I
   if (shape.channels != 3) return;
   switch (operation.kind) {
     case ImageOperationKind::color:
-      return blend_with_luma(image, shape.plane(), static_cast<float>(operation.value[0]));
+      return HWY_DYNAMIC_DISPATCH(blend_with_luma)(image, shape.plane(),
+                                                   static_cast<float>(operation.value[0]));
     case ImageOperationKind::hue:
       return shift_hue(image, shape.plane(), pixel::hue_shift(operation.value[0]));
     default:
-      return make_gray(image, shape.plane());
+      return HWY_DYNAMIC_DISPATCH(make_gray)(image, shape.plane());
   }
 }
 
 }  // namespace vitrine::cpu
+#endif  // HWY_ONCE
