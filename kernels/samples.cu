@@ -1,7 +1,6 @@
 // A branch on a subset of the samples: which they are, into the branch and back into the stream.
 //
-//   out[i] = scale · x[s_i]        out[s_i] = x[s_i] + scale · part[i]     arXiv:2304.07193,
-//   section 5
+//   out[i] = scale · x[s_i]      out[s_i] = x[s_i] + scale · part[i]      arXiv:2304.07193, sec. 5
 //
 // choose_samples: one block. A sample is chosen when fewer than `count` samples have a larger word,
 // or an equal one and an earlier place; a thread counts them for one sample at a time, through
@@ -16,6 +15,9 @@
 //   choose  256 threads, 256 comparisons each: some microseconds, latency; of a batch of 4096, four
 //           strips of 4096 comparisons a thread, 0.1 to 0.2 ms
 //   take    2 · 39 MB, 18 µs;  add in place 3 · 39 MB, 27 µs
+// nvcc for sm_90, bf16, no spills: choose 23 registers and 4 KB of shared memory, take 16, add 28:
+// 8 blocks of 8 warps a multiprocessor, 32 KB of reads under way and more, where 23 KB hide 700 ns
+// (Little). Expected of take and add: 90 % of the copy rate.
 #include <algorithm>
 
 #include "cuda_kernels.h"

@@ -1,7 +1,6 @@
 // A branch on a subset of the samples: which they are, into the branch and back into the stream.
 //
-//   out[i] = scale · x[s_i]        out[s_i] = x[s_i] + scale · part[i]     arXiv:2304.07193,
-//   section 5
+//   out[i] = scale · x[s_i]      out[s_i] = x[s_i] + scale · part[i]      arXiv:2304.07193, sec. 5
 //
 // A sample's key is its random word, and of equal words the earlier sample's is larger: the subset
 // is what is not below the count-th largest key. Outputs are written (=); of an `out` that is x,

@@ -28,9 +28,11 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// Of an image. A plan of training, since drop_path_subset leaves work out that is nobody's.
 double forward_flops_of_model(const RunConfig& config, const DeviceTraits& traits) {
-  return plan_vit(config.model, {.training = false, .prune_last_block = false}, 1, traits)
-      .forward_flops();
+  const Plan plan =
+      plan_vit(config.model, {.prune_last_block = false}, config.recipe.batch_size, traits);
+  return plan.forward_flops() / static_cast<double>(plan.chunking().rows * plan.chunking().count);
 }
 
 /// Steps one after another over the images, as an epoch has them.
