@@ -357,5 +357,12 @@ TEST(VitSizes, AreThePapers) {
   EXPECT_NEAR(flops, 35.2e9, 0.3e9);
 }
 
+TEST(Graph, LayersOfPlaces) {
+  EXPECT_EQ(layer_of("blocks.3.attn.qkv"), "blocks.3");
+  EXPECT_EQ(layer_of("blocks.11"), "blocks.11");
+  EXPECT_EQ(layer_of("patch_embed.proj"), "patch_embed");
+  EXPECT_EQ(layer_of("tokens"), "tokens");
+}
+
 }  // namespace
 }  // namespace vitrine

@@ -105,13 +105,6 @@ TEST(Profile, EveryTableHasTheSameSums) {
   }
 }
 
-TEST(Profile, LayersOfPlaces) {
-  EXPECT_EQ(layer_of("blocks.3.attn.qkv"), "blocks.3");
-  EXPECT_EQ(layer_of("blocks.11"), "blocks.11");
-  EXPECT_EQ(layer_of("patch_embed.proj"), "patch_embed");
-  EXPECT_EQ(layer_of("tokens"), "tokens");
-}
-
 TEST(Roof, CopiesBetweenPointsLieOnALogarithmicLine) {
   const Roof roof{.copies = {{1024, 400}, {4096, 200}, {16384, 100}}};
   EXPECT_EQ(roof.bytes_per_second(1024), 400);

@@ -16,21 +16,12 @@
 #define HWY_TARGET_INCLUDE "cpu/activation.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "cpu/for_vectors-inl.h"
 #include "cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrine::cpu::HWY_NAMESPACE {
 namespace {
-
-/// Calls body(d, i) for vectors of elements from i on, then for the rest one by one.
-template <class Body>
-HWY_INLINE void for_vectors(std::int64_t n, const Body& body) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) body(d, i);
-  for (; i < n; ++i) body(hn::CappedTag<float, 1>(), i);
-}
 
 template <ActivationKind kKind, class D, class V>
 HWY_INLINE ValueAndDerivative<V> evaluate(D d, V x) {

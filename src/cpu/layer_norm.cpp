@@ -22,6 +22,7 @@
 #define HWY_TARGET_INCLUDE "cpu/layer_norm.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "cpu/for_vectors-inl.h"
 #include "cpu/layer_norm_8-inl.h"
 #include "hwy/highway.h"
 
@@ -46,15 +47,6 @@ HWY_INLINE float sum_of(D d, std::int64_t n, const Term& term) {
   const hn::CappedTag<float, 1> d1;
   for (; i < n; ++i) sum += hn::GetLane(term(d1, i));
   return sum;
-}
-
-/// Calls body(d, i) for vectors of elements from i on, then for the rest one by one.
-template <class D, class Body>
-HWY_INLINE void for_vectors(D d, std::int64_t n, const Body& body) {
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) body(d, i);
-  for (; i < n; ++i) body(hn::CappedTag<float, 1>(), i);
 }
 
 /// Means and variances of a tile's rows.

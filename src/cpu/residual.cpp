@@ -14,21 +14,12 @@
 #define HWY_TARGET_INCLUDE "cpu/residual.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "cpu/for_vectors-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrine::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-/// Calls body(d, i) for vectors of elements from i on, then for the rest one by one.
-template <class Body>
-HWY_INLINE void for_vectors(std::int64_t n, const Body& body) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) body(d, i);
-  for (; i < n; ++i) body(hn::CappedTag<float, 1>(), i);
-}
 
 /// out = a + b
 void add_vectors(float* out, const float* a, const float* b, std::int64_t n) {

@@ -18,21 +18,12 @@
 #define HWY_TARGET_INCLUDE "cpu/samples.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "cpu/for_vectors-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrine::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-/// Calls body(d, i) for vectors of elements from i on, then for the rest one by one.
-template <class Body>
-HWY_INLINE void for_vectors(std::int64_t n, const Body& body) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) body(d, i);
-  for (; i < n; ++i) body(hn::CappedTag<float, 1>(), i);
-}
 
 /// out = scale · in
 void scale_piece(float* out, const float* in, float scale, std::int64_t n) {

@@ -15,27 +15,18 @@
 #define HWY_TARGET_INCLUDE "cpu/scale_columns.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "cpu/for_vectors-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrine::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Calls body(d, i) for vectors of elements from i on, then for the rest one by one.
-template <class Body>
-HWY_INLINE void for_columns(std::int64_t n, const Body& body) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) body(d, i);
-  for (; i < n; ++i) body(hn::CappedTag<float, 1>(), i);
-}
-
 /// out[r, c] = in[r, c] · scale[c]
 void scale_rows(float* out, const float* in, const float* scale, std::int64_t rows,
                 std::int64_t cols) {
   for (std::int64_t row = 0; row < rows; ++row, in += cols, out += cols) {
-    for_columns(cols, [=](auto d, std::int64_t i) HWY_ATTR {
+    for_vectors(cols, [=](auto d, std::int64_t i) HWY_ATTR {
       hn::StoreU(hn::Mul(hn::LoadU(d, in + i), hn::LoadU(d, scale + i)), d, out + i);
     });
   }
@@ -45,7 +36,7 @@ void scale_rows(float* out, const float* in, const float* scale, std::int64_t ro
 void add_products(float* sums, const float* a, const float* b, std::int64_t rows,
                   std::int64_t cols) {
   for (std::int64_t row = 0; row < rows; ++row, a += cols, b += cols) {
-    for_columns(cols, [=](auto d, std::int64_t i) HWY_ATTR {
+    for_vectors(cols, [=](auto d, std::int64_t i) HWY_ATTR {
       const auto sum = hn::LoadU(d, sums + i);
       hn::StoreU(hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum), d, sums + i);
     });
