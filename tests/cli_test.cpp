@@ -243,6 +243,12 @@ TEST_F(CliTest, TrainEvalPredictInspect) {
   EXPECT_NE(output_of({"predict", "--checkpoint", "run", "a.png"}).find(" %"), std::string::npos);
 
   const json model = json::parse(output_of({"inspect", "--checkpoint", "run", "--json"}));
+  std::int64_t parts = 0;
+  for (const auto& [part, bytes] : model.at("memory").items()) {
+    if (part != "total") parts += bytes.get<std::int64_t>();
+  }
+  EXPECT_EQ(parts, model.at("memory").at("total"));
+  EXPECT_GT(model.at("memory").at("evaluation"), 0);
   // Patch 8·196 + 8, class token 8, positions 5·8, one block of 572 + norm 16 + head 90.
   const int block = 2 * 16 + (3 * 64 + 24) + (64 + 8) + (8 * 12 + 12) + (12 * 8 + 8);
   EXPECT_EQ(model.at("parameters"), 8 * 196 + 8 + 8 + 40 + block + 16 + 90);

@@ -126,7 +126,7 @@ TEST(TrainingStep, TheAverageIsPlannedAndItsBytesAreCounted) {
   StepOf plain(*device, 1), averaging(*device, 1, /*ema=*/true);
   const std::int64_t bytes = 4 * plain.plan().parameter_elements();
   const auto planned = [&](bool ema) {
-    return run_bytes(plain.plan(), plain.plan(), small_config(1, ema).recipe, 1);
+    return run_memory(plain.plan(), plain.plan(), small_config(1, ema).recipe, 1).total();
   };
   EXPECT_EQ(planned(true), planned(false) + bytes);
   const auto adamw_bytes = [](StepOf& steps) {

@@ -59,9 +59,10 @@ struct MemoryReport {
   std::int64_t average = 0;      ///< of the weights, where the recipe asks for one
   std::int64_t activations = 0;  ///< arenas of all workers
   std::int64_t outputs = 0;      ///< kept values, constants, and what changes each step
+  std::int64_t evaluation = 0;   ///< beside a training, on the same weights
   std::int64_t runtime = 0;      ///< the device's libraries
   std::int64_t total() const {
-    return weights + gradients + moments + average + activations + outputs + runtime;
+    return weights + gradients + moments + average + activations + outputs + evaluation + runtime;
   }
 };
 

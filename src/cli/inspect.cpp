@@ -39,12 +39,17 @@ VitOptions options_for(const RunConfig& config, bool training, const Recompute& 
 }
 
 // Training with its evaluation, as `vitrine train` runs them; images not counted.
+MemoryReport memory_of(const RunConfig& config, const Plan& training, const Device& device) {
+  const Plan evaluation = plan_vit(config.model, options_for(config, false),
+                                   training.chunking().batch, device.traits());
+  return run_memory(training, evaluation, config.recipe, device.workers());
+}
+
 bool fits(const RunConfig& config, std::int64_t batch, const Recompute& recompute,
           const Device& device) {
   const DeviceTraits& traits = device.traits();
   const Plan training = plan_vit(config.model, options_for(config, true, recompute), batch, traits);
-  const Plan evaluation = plan_vit(config.model, options_for(config, false), batch, traits);
-  return run_bytes(training, evaluation, config.recipe, device.workers()) <= traits.memory;
+  return memory_of(config, training, device).total() <= traits.memory;
 }
 
 /// The largest batches that fit.
@@ -111,6 +116,7 @@ nlohmann::ordered_json to_document(const RunConfig& config, const Plan& plan,
             {"average", memory.average},
             {"activations", memory.activations},
             {"outputs", memory.outputs},
+            {"evaluation", memory.evaluation},
             {"runtime", memory.runtime},
             {"total", memory.total()}}},
           {"recompute", {{"selective", recomputed.selective}, {"full", recomputed.full}}},
@@ -155,6 +161,7 @@ void print_text(const RunConfig& config, const Plan& plan, const MemoryReport& m
   if (memory.average > 0) row("        average", bytes(memory.average));
   row("        activations", bytes(memory.activations));
   row("        outputs", bytes(memory.outputs));
+  row("        evaluation", bytes(memory.evaluation));
   row("        runtime", bytes(memory.runtime));
   row("        total", bytes(memory.total()) + " of " + bytes(device.traits().memory) + " on " +
                            device.traits().name);
@@ -183,7 +190,7 @@ int inspect(const Options& options) {
       config, [&](const Recompute& how) { return fits(config, batch, how, *device); });
   const Plan plan =
       plan_vit(config.model, options_for(config, true, recompute), batch, device->traits());
-  const MemoryReport memory = training_memory(plan, config.recipe, device->workers());
+  const MemoryReport memory = memory_of(config, plan, *device);
   const LargestBatches largest = largest_batches(config, *device);
   // The published figure of a model counts every token; so does this one.
   const Plan whole =

@@ -90,9 +90,11 @@ MemoryReport training_memory(const Plan& training, const Recipe& recipe, int wor
   return memory;
 }
 
-std::int64_t run_bytes(const Plan& training, const Plan& evaluation, const Recipe& recipe,
-                       int workers) {
-  return training_memory(training, recipe, workers).total() + evaluation_bytes(evaluation, workers);
+MemoryReport run_memory(const Plan& training, const Plan& evaluation, const Recipe& recipe,
+                        int workers) {
+  MemoryReport memory = training_memory(training, recipe, workers);
+  memory.evaluation = evaluation_bytes(evaluation, workers);
+  return memory;
 }
 
 Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset& test,
@@ -102,7 +104,7 @@ Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset
   auto alone = [&](const Recompute& how) {
     const Plan training = plan_vit(config.model, training_options(config, train, true, how),
                                    config.recipe.batch_size, traits);
-    return run_bytes(training, evaluation, config.recipe, workers);
+    return run_memory(training, evaluation, config.recipe, workers).total();
   };
   auto images = [&](bool train_resident, bool test_resident) {
     return images_bytes(config, train, training_images(config, train_resident)) +

@@ -30,8 +30,8 @@ std::int64_t evaluation_batch(const RunConfig& config, const Dataset& data);
 MemoryReport training_memory(const Plan& training, const Recipe& recipe, int workers);
 
 /// The same and evaluation on the same weights.
-std::int64_t run_bytes(const Plan& training, const Plan& evaluation, const Recipe& recipe,
-                       int workers);
+MemoryReport run_memory(const Plan& training, const Plan& evaluation, const Recipe& recipe,
+                        int workers);
 
 /// Images are resident where they fit beside everything else: those of training first.
 Footprint footprint(const RunConfig& config, const Dataset& train, const Dataset& test,
