@@ -96,9 +96,9 @@ class Graph::Recomputer {
   }
 
   Graph& graph_;
-  std::vector<Node> before_;    // the nodes as they were,
-  std::vector<int> producers_;  // their numbers,
-  std::vector<bool> again_;     // and which of them are run again
+  std::vector<Node> before_;    // the nodes as they were
+  std::vector<int> producers_;  // of each value, by the node's old number
+  std::vector<bool> again_;     // which nodes are run again, by the same number
   std::map<ValueId, ValueId> copies_;
 };
 
@@ -117,7 +117,7 @@ std::string to_text(const Recompute& how) {
 
 void Graph::recompute(const Recompute& how) {
   require(phase_ == Phase::backward, "recompute", "called before backward");
-  Recomputer(*this, how).run();
+  if (how != Recompute{}) Recomputer(*this, how).run();
 }
 
 }  // namespace vitrine

@@ -13,6 +13,8 @@ TEST_F(CudaStep, RecomputingChangesNoBit) {
     for (const RecomputeMode mode : {RecomputeMode::selective, RecomputeMode::full}) {
       SCOPED_TRACE(static_cast<int>(mode));
       config.recipe.recompute = mode;
+      const auto device = make_simt_device();
+      EXPECT_NE(Trainer(*device, config, data, data, {}).plan().graph().recomputed(), Recompute{});
       expect_same(train_on({.name = "cuda"}, config, data), expected);
     }
   }
